@@ -1,0 +1,449 @@
+"""HDF5 artifacts: what each stage writes, how it is read back and checked, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from . import __version__
+from .errors import SynticError
+
+SCHEMA = 1
+# From v110 on HDF5 checksums its own metadata too, so a flipped bit in a header is noticed.
+HDF5_VERSION = ("v110", "v110")
+CHUNK_BYTES = 1 << 18
+
+Values = np.ndarray | Sequence[str] | Sequence[bytes]
+Kind = Literal["text", "bytes", "number"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One dataset of an artifact: what its rows hold and along which axis they run.
+
+    axis is "item" (row i is text or photo i), "object" (objects of all items, one after the other,
+    cut by `offsets`) or a free name for a dataset with a length of its own.
+    """
+
+    kind: Kind
+    axis: str = "item"
+
+
+TEXT, BYTES, NUMBER = Column("text"), Column("bytes"), Column("number")
+OBJECTS = {
+    "offsets": Column("number", "offsets"),
+    "label": Column("number", "object"),
+    "score": Column("number", "object"),
+    "box": Column("number", "object"),
+}
+FEATURES = {
+    "captions": TEXT,
+    "image_features": NUMBER,
+    "text_features": NUMBER,
+    "valid": NUMBER,
+    "error": TEXT,
+}
+
+COLUMNS: dict[str, dict[str, Column]] = {
+    "synthesize": {
+        "captions": TEXT,
+        "images": BYTES,
+        "seeds": NUMBER,
+        "flagged": NUMBER,
+        "error": TEXT,
+    },
+    "encode": FEATURES,
+    "optimize": FEATURES,
+    "detect": {**OBJECTS, "vocabulary": Column("text", "vocabulary"), "error": TEXT},
+    "project": {
+        "captions": TEXT,
+        "projected": NUMBER,
+        "image_features": NUMBER,
+        "valid": NUMBER,
+    },
+    "train": {
+        "support": Column("number", "support"),
+        "support_captions": Column("text", "support"),
+        "vocabulary": Column("text", "vocabulary"),
+        "vocabulary_features": Column("number", "vocabulary"),
+        "tokenizer": Column("number", "tokenizer"),
+    },
+    "caption": {
+        "path": TEXT,
+        "caption": TEXT,
+        "log_probability": NUMBER,
+        "error": TEXT,
+        **OBJECTS,
+        "vocabulary": Column("text", "vocabulary"),
+    },
+    "evaluate": {"path": TEXT},
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """An artifact or file that another artifact was made from."""
+
+    stage: str
+    fingerprint: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what a stage's output holds, and so its fingerprint.
+
+    settings are JSON values; models names the frozen models that the artifact's lineage has used;
+    origin is the fingerprint of the corpus or images that its rows go back to.
+    """
+
+    stage: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    models: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over stage, settings and the inputs' fingerprints."""
+        content = {
+            "stage": self.stage,
+            "settings": dict(self.settings),
+            "inputs": {role: given.fingerprint for role, given in self.inputs.items()},
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "stage": self.stage,
+                "settings": dict(self.settings),
+                "inputs": {role: vars(given) for role, given in self.inputs.items()},
+                "models": dict(self.models),
+                "origin": self.origin,
+            },
+            sort_keys=True,
+        )
+
+    @staticmethod
+    def from_json(text: str) -> Recipe:
+        content = json.loads(text)
+        inputs = {role: Input(**given) for role, given in content["inputs"].items()}
+        return Recipe(
+            content["stage"], content["settings"], inputs, content["models"], content["origin"]
+        )
+
+    def differences(self, other: Recipe) -> list[str]:
+        """What changed from this recipe to the other one, each as `name: old → new`."""
+        found = []
+        for name in dict.fromkeys([*self.settings, *other.settings]):
+            old, new = self.settings.get(name), other.settings.get(name)
+            if old != new:
+                found.append(f"{name}: {_short(old)} → {_short(new)}")
+        for role in dict.fromkeys([*self.inputs, *other.inputs]):
+            before, after = self.inputs.get(role), other.inputs.get(role)
+            if (before and before.fingerprint) != (after and after.fingerprint):
+                names = [
+                    f"{g.file} ({g.fingerprint[:8]})" if g else "none" for g in (before, after)
+                ]
+                found.append(f"{role}: {names[0]} → {names[1]}")
+        return found
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class Artifact:
+    """A finished artifact, open for reading; use it as a context manager.
+
+    Raises:
+        SynticError: from the constructor where the file is missing, damaged, unfinished, of another
+            stage or of a newer schema; from the readers where a checksum does not match.
+    """
+
+    def __init__(self, path: str | Path, *stages: str) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            wanted = f"; run `syntic {stages[0]}` first" if stages else ""
+            raise SynticError(f"{self.path}: no such artifact{wanted}")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise SynticError(
+                f"{self.path}: not a readable HDF5 file (damaged or foreign); make it again"
+            ) from error
+        try:
+            self._check(stages)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _check(self, stages: Sequence[str]) -> None:
+        with self._reading("its header"):
+            attributes = dict(self._file.attrs)
+        if "schema" not in attributes or "stage" not in attributes:
+            raise SynticError(f"{self.path}: an HDF5 file, but not one that syntic wrote")
+        if int(attributes["schema"]) > SCHEMA:
+            raise SynticError(
+                f"{self.path}: schema {attributes['schema']} is newer than this syntic "
+                f"({__version__}, schema {SCHEMA}); upgrade syntic"
+            )
+        self.stage = str(attributes["stage"])
+        if stages and self.stage not in stages:
+            raise SynticError(
+                f"{self.path}: written by `syntic {self.stage}`, but an artifact of "
+                f"`syntic {'` or `syntic '.join(stages)}` is needed here"
+            )
+        if not bool(attributes.get("complete", False)):
+            raise SynticError(f"{self.path}: not complete; run `syntic {self.stage} --force`")
+        self.attributes: dict[str, Any] = attributes
+        self.fingerprint = str(attributes["fingerprint"])
+        try:
+            self.recipe = Recipe(
+                self.stage,
+                json.loads(attributes["settings"]),
+                {r: Input(**given) for r, given in json.loads(attributes["inputs"]).items()},
+                json.loads(attributes.get("models", "{}")),
+                str(attributes.get("origin", "")),
+            )
+            columns = COLUMNS[self.stage]
+        except (KeyError, TypeError, ValueError) as error:
+            raise SynticError(f"{self.path}: its header is damaged; make it again") from error
+        self._check_rows(columns)
+
+    def _check_rows(self, columns: Mapping[str, Column]) -> None:
+        lengths: dict[str, int] = {}
+        with self._reading("its datasets"):
+            self._refuse_links(self._file)
+            for name, column in columns.items():
+                if name not in self._file:
+                    raise SynticError(f"{self.path}: dataset {name!r} is missing; make it again")
+                length = len(self._file[name])
+                if lengths.setdefault(column.axis, length) != length:
+                    raise SynticError(
+                        f"{self.path}: {name!r} has {length} rows where "
+                        f"{lengths[column.axis]} are expected; make it again"
+                    )
+        if "offsets" in lengths and lengths["offsets"] != lengths["item"] + 1:
+            raise SynticError(f"{self.path}: 'offsets' does not fit the rows; make it again")
+        self.rows = lengths.get("item", 0)
+
+    def _refuse_links(self, group: Any) -> None:
+        """Links and external storage could make a foreign file read other files of the machine."""
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise SynticError(f"{self.path}: {name!r} is a link out of its place; refused")
+            member = group[name]
+            if isinstance(member, h5py.Group):
+                self._refuse_links(member)
+            elif member.external or member.is_virtual:
+                raise SynticError(f"{self.path}: {name!r} keeps its data in another file; refused")
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        # h5py reports a failed checksum, a cut file or a broken heap as any of these.
+        try:
+            yield
+        except (OSError, RuntimeError, KeyError, ValueError, UnicodeDecodeError) as error:
+            raise SynticError(
+                f"{self.path}: {what} cannot be read ({error}); the file is damaged, "
+                f"make it again with `syntic {getattr(self, 'stage', 'STAGE')} --force`"
+            ) from error
+
+    def __enter__(self) -> Artifact:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file[name].shape)
+
+    def group(self, name: str) -> dict[str, np.ndarray]:
+        """Every dataset of a group, such as the parameters in `decoder` or curves in `history`."""
+        with self._reading(repr(name)):
+            return {key: values[()] for key, values in self._file.get(name, {}).items()}
+
+    def numbers(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows start to stop (all by default) of a numeric dataset."""
+        with self._reading(repr(name)):
+            return np.asarray(self._file[name][start:stop])
+
+    def texts(self, name: str, start: int = 0, stop: int | None = None) -> list[str]:
+        """Rows start to stop (all by default) of a dataset of strings."""
+        with self._reading(repr(name)):
+            values = [bytes(value) for value in self._file[name][start:stop]]
+            self._check_crc(name, values, start, stop)
+            return [value.decode() for value in values]
+
+    def byte_strings(self, name: str, start: int = 0, stop: int | None = None) -> list[bytes]:
+        """Rows start to stop (all by default) of a dataset of byte strings, such as images."""
+        with self._reading(repr(name)):
+            values = [value.tobytes() for value in self._file[name][start:stop]]
+            self._check_crc(name, values, start, stop)
+            return values
+
+    def column(self, name: str, start: int = 0, stop: int | None = None) -> Values:
+        """Rows of a dataset, read as its schema says."""
+        kind = COLUMNS[self.stage][name].kind
+        if kind == "number":
+            return self.numbers(name, start, stop)
+        return (self.texts if kind == "text" else self.byte_strings)(name, start, stop)
+
+    def objects(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Objects of rows start to stop: `offsets` from 0 and the object columns."""
+        offsets = self.numbers("offsets", start, stop + 1)
+        columns = COLUMNS[self.stage]
+        found = {
+            name: self.numbers(name, int(offsets[0]), int(offsets[-1]))
+            for name, column in columns.items()
+            if column.axis == "object"
+        }
+        return {"offsets": offsets - offsets[0], **found}
+
+    def _check_crc(self, name: str, values: Sequence[bytes], start: int, stop: int | None) -> None:
+        stored = self._file["crc32"][name][start:stop]
+        found = np.fromiter(map(zlib.crc32, values), np.uint32, len(values))
+        wrong = np.flatnonzero(stored != found)
+        if len(wrong):
+            raise OSError(f"checksum of row {start + int(wrong[0])} does not match")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, synced and renamed onto it when the block ends well.
+
+    Raises:
+        SynticError: where the disk is full or the folder cannot be written; `path` is as before.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # h5py raises RuntimeError where closing a file could not write it out.
+        reason = getattr(error, "strerror", None) or str(error).partition("(")[0].strip()
+        raise SynticError(
+            f"{path}: cannot be written ({reason}); what was finished is safe, "
+            "free some space and run the same command again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames within the folder durable; a system without folder syncing has no need."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_header(file: h5py.File, recipe: Recipe, attributes: Mapping[str, Any]) -> None:
+    """Root attributes of a finished artifact (design: artifacts, schema 1)."""
+    file.attrs["schema"] = SCHEMA
+    file.attrs["stage"] = recipe.stage
+    file.attrs["version"] = __version__
+    file.attrs["fingerprint"] = recipe.fingerprint
+    file.attrs["settings"] = json.dumps(dict(recipe.settings), sort_keys=True)
+    file.attrs["inputs"] = json.dumps({r: vars(g) for r, g in recipe.inputs.items()})
+    file.attrs["models"] = json.dumps(dict(recipe.models), sort_keys=True)
+    file.attrs["origin"] = recipe.origin
+    file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    for name, value in attributes.items():
+        file.attrs[name] = value
+    file.attrs["complete"] = True
+
+
+def append_rows(file: h5py.File, name: str, kind: Kind, values: Values) -> None:
+    """Add rows to a dataset, which is made with the first of them; strings get a CRC-32 each."""
+    if kind == "number":
+        _append(file, name, np.asarray(values))
+        return
+    data = [v.encode() if isinstance(v, str) else bytes(v) for v in values]
+    rows = np.empty(len(data), dtype=object)
+    for row, value in enumerate(data):
+        rows[row] = value if kind == "text" else np.frombuffer(value, np.uint8)
+    _append(file, name, rows, h5py.string_dtype() if kind == "text" else h5py.vlen_dtype("u1"))
+    _append(file, f"crc32/{name}", np.fromiter(map(zlib.crc32, data), np.uint32, len(data)))
+
+
+def _append(file: h5py.File, name: str, rows: np.ndarray, dtype: Any = None) -> None:
+    if name not in file:
+        row_bytes = 16 if dtype else max(1, rows.itemsize * int(np.prod(rows.shape[1:])))
+        file.create_dataset(
+            name,
+            shape=(0, *rows.shape[1:]),
+            maxshape=(None, *rows.shape[1:]),
+            dtype=dtype or rows.dtype,
+            chunks=(max(1, CHUNK_BYTES // row_bytes), *rows.shape[1:]),
+            fletcher32=dtype is None,
+        )
+    dataset = file[name]
+    first = len(dataset)
+    dataset.resize(first + len(rows), axis=0)
+    if len(rows):
+        dataset[first:] = rows
+
+
+def write_artifact(
+    path: Path,
+    recipe: Recipe,
+    columns: Mapping[str, Values],
+    *,
+    groups: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a whole artifact under its name at once, or not at all.
+
+    Args:
+        path: the artifact.
+        recipe: what it was made from.
+        columns: every dataset that the stage's schema names.
+        groups: further groups of numeric datasets (`history`, `decoder`, `per_image`).
+        attributes: further root attributes.
+
+    Raises:
+        SynticError: where it cannot be written.
+    """
+    schema = COLUMNS[recipe.stage]
+    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=HDF5_VERSION) as file:
+        for name, values in columns.items():
+            append_rows(file, name, schema[name].kind, values)
+        write_groups(file, groups or {})
+        write_header(file, recipe, attributes or {})
+
+
+def write_groups(file: h5py.File, groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Groups of numeric datasets, each checksummed."""
+    for group, members in groups.items():
+        for name, values in members.items():
+            array = np.asarray(values)
+            file.create_dataset(
+                f"{group}/{name}",
+                data=array,
+                **({"chunks": True, "fletcher32": True} if array.ndim and array.size else {}),
+            )

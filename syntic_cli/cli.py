@@ -1,0 +1,520 @@
+"""The command line: one short function a subcommand. It parses options and calls a stage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__, console
+from .errors import Interrupted, SynticError
+from .settings import (
+    DEFAULT_PRESET,
+    CaptionSettings,
+    DetectSettings,
+    EncodeSettings,
+    OptimizeSettings,
+    ProjectSettings,
+    Run,
+    SynthesizeSettings,
+    TrainSettings,
+    load_preset,
+    resolve,
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Turn a text corpus into an image captioner, with no real image in training.\n\n"
+        "[bold]First captions:[/]  syntic caption photos/*.jpg\n\n"
+        "[bold]The whole chain:[/] syntic synthesize corpus.txt --preset tiny, then encode, "
+        "optimize, detect, project, train, caption photos/*.jpg, evaluate --references refs.json"
+    ),
+)
+
+COMMON, MODEL, METHOD = "Common options", "Models and inputs", "Method"
+
+
+class Table(str, Enum):
+    """Output formats of evaluate and inspect."""
+
+    table = "table"
+    json = "json"
+
+
+class Format(str, Enum):
+    """Output formats of caption."""
+
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+    txt = "txt"
+
+
+def _common(*names: str, help: str, **options: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=COMMON, **options)
+
+
+def _model(*names: str, help: str, **options: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=MODEL, **options)
+
+
+def _method(*names: str, help: str, **options: Any) -> Any:
+    return typer.Option(*names, help=f"{help} [dim](preset)[/]", rich_help_panel=METHOD, **options)
+
+
+Workspace = Annotated[
+    Path,
+    _common("--workspace", "-w", help="Folder of the run's artifacts.", envvar="SYNTIC_WORKSPACE"),
+]
+Preset = Annotated[
+    str | None,
+    _common(
+        "--preset",
+        help="paper, turbo, tiny or a .toml file; else the workspace's, else paper.",
+        envvar="SYNTIC_PRESET",
+        show_envvar=True,
+    ),
+]
+Device = Annotated[str, _common("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str, _common("--dtype", help="auto, float32, bfloat16 or float16.")]
+Seed = Annotated[int, _common("--seed", help="Decides every random draw.", min=0)]
+BatchSize = Annotated[
+    int | None,
+    _common("--batch-size", help="Items computed at a time; not part of the result.", min=1),
+]
+Output = Annotated[Path | None, _common("--output", "-o", help="Write the artifact here.")]
+Force = Annotated[bool, _common("--force", help="Make the artifact again.")]
+Retry = Annotated[bool, _common("--retry-failed", help="Run only the rows that failed.")]
+ShardSize = Annotated[int, _common("--shard-size", help="Items committed at a time.", min=1)]
+Quiet = Annotated[bool, _common("--quiet", "-q", help="Print results, warnings and errors only.")]
+
+WORKSPACE = Path("syntic-run")
+
+
+def _preset(given: str | None, workspace: Path, *, remember: bool = True) -> dict[str, Any]:
+    """The preset's values: the option's or variable's, else the workspace's, else the default."""
+    from .workspace import remember_preset, remembered_preset
+
+    name = given or remembered_preset(workspace) or DEFAULT_PRESET
+    values = load_preset(name)
+    if remember:
+        remember_preset(workspace, str(Path(name).resolve()) if name.endswith(".toml") else name)
+    return values
+
+
+@app.command(rich_help_panel="Stages", epilog="Example: syntic synthesize corpus.txt --preset tiny")
+def synthesize(
+    corpus: Annotated[
+        str, typer.Argument(help="Texts: .txt, .jsonl, .csv, COCO or Karpathy JSON, - for stdin.")
+    ],
+    workspace: Workspace = WORKSPACE,
+    preset: Preset = None,
+    model: Annotated[str | None, _model("--model", help="Hub id or diffusers folder.")] = None,
+    revision: Annotated[str | None, _model("--revision", help="Of the hub id.")] = None,
+    text_field: Annotated[str | None, _model("--text-field", help="Field of the texts.")] = None,
+    split: Annotated[str | None, _model("--split", help="Split of the corpus to take.")] = None,
+    encoding: Annotated[str, _model("--encoding", help="Of the corpus.")] = "utf-8",
+    max_words: Annotated[
+        int | None, _model("--max-words", help="Leave out longer texts.", min=1)
+    ] = None,
+    sample: Annotated[
+        float | None, _model("--sample", help="Share of the texts to draw, such as 0.1.")
+    ] = None,
+    steps: Annotated[int | None, _method("--steps", help="Denoising steps.")] = None,
+    size: Annotated[int | None, _method("--size", help="Pixels a side.")] = None,
+    guidance: Annotated[float | None, _method("--guidance", help="Guidance scale.")] = None,
+    safety_checker: Annotated[
+        bool | None,
+        _method("--safety-checker/--no-safety-checker", help="Blank and mark unsafe images."),
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    seed: Seed = 0,
+    batch_size: BatchSize = None,
+    shard_size: ShardSize = 256,
+    output: Output = None,
+    force: Force = False,
+    retry_failed: Retry = False,
+    quiet: Quiet = False,
+) -> None:
+    """Generate an image for every text of a corpus."""
+    from .corpus import read_corpus
+    from .stages.synthesize import synthesize as stage
+
+    texts = read_corpus(
+        corpus,
+        text_field=text_field,
+        split=split,
+        encoding=encoding,
+        max_words=max_words,
+        sample=sample,
+        seed=seed,
+    )
+    console.note(texts.summary(), quiet=quiet)
+    options = {
+        "model": model,
+        "revision": revision or (None if model is None else ""),
+        "steps": steps,
+        "size": size,
+        "guidance": guidance,
+        "safety_checker": safety_checker,
+    }
+    settings = resolve(SynthesizeSettings, _preset(preset, workspace), **options)
+    run = Run(device, dtype, batch_size, shard_size, force, retry_failed, quiet)
+    stage(texts, workspace, settings, run, seed=seed, output=output)
+
+
+@app.command(rich_help_panel="Stages", epilog="Example: syntic encode")
+def encode(
+    workspace: Workspace = WORKSPACE,
+    preset: Preset = None,
+    synthetic: Annotated[Path | None, _model("--synthetic", help="The images.")] = None,
+    model: Annotated[
+        str | None, _model("--model", help="open_clip name, hub id or folder.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, _model("--pretrained", help="Pretrained tag of an open_clip name.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_size: BatchSize = None,
+    shard_size: ShardSize = 256,
+    output: Output = None,
+    force: Force = False,
+    retry_failed: Retry = False,
+    quiet: Quiet = False,
+) -> None:
+    """Encode images and texts with a dual encoder (CLIP)."""
+    from .stages.encode import encode as stage
+
+    settings = resolve(
+        EncodeSettings,
+        _preset(preset, workspace),
+        model=model,
+        pretrained=pretrained,
+        revision=None if model is None else "",
+    )
+    run = Run(device, dtype, batch_size, shard_size, force, retry_failed, quiet)
+    stage(workspace, settings, run, synthetic=synthetic, output=output)
+
+
+@app.command(rich_help_panel="Stages", epilog="Example: syntic optimize --epochs 50 --force")
+def optimize(
+    workspace: Workspace = WORKSPACE,
+    preset: Preset = None,
+    features: Annotated[Path | None, _model("--features", help="The features.")] = None,
+    temperature: Annotated[float | None, _method("--temperature", help="τ of equation 2.")] = None,
+    lr: Annotated[float | None, _method("--lr", help="Adam's learning rate.")] = None,
+    epochs: Annotated[int | None, _method("--epochs", help="Passes over the items.")] = None,
+    batch_size: Annotated[
+        int | None, _method("--batch-size", help="The contrastive mini-batch, part of the method.")
+    ] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    output: Output = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Refine the image features against their texts (equations 1 and 2)."""
+    from .stages.optimize import optimize as stage
+
+    settings = resolve(
+        OptimizeSettings,
+        _preset(preset, workspace),
+        temperature=temperature,
+        lr=lr,
+        epochs=epochs,
+        batch_size=batch_size,
+    )
+    run = Run(device=device, force=force, quiet=quiet)
+    stage(workspace, settings, run, seed=seed, features=features, output=output)
+
+
+@app.command(rich_help_panel="Stages", epilog="Example: syntic detect --threshold 0.6")
+def detect(
+    workspace: Workspace = WORKSPACE,
+    preset: Preset = None,
+    synthetic: Annotated[Path | None, _model("--synthetic", help="The images.")] = None,
+    model: Annotated[str | None, _model("--model", help="Hub id or transformers folder.")] = None,
+    revision: Annotated[str | None, _model("--revision", help="Of the hub id.")] = None,
+    threshold: Annotated[
+        float | None, _method("--threshold", help="Least score of an object, 0 to 1.")
+    ] = None,
+    max_objects: Annotated[
+        int | None, _method("--max-objects", help="Most objects of an image.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_size: BatchSize = None,
+    shard_size: ShardSize = 256,
+    output: Output = None,
+    force: Force = False,
+    retry_failed: Retry = False,
+    quiet: Quiet = False,
+) -> None:
+    """Detect the objects in every synthetic image (equation 4)."""
+    from .stages.detect import detect as stage
+
+    options = {
+        "model": model,
+        "revision": revision or (None if model is None else ""),
+        "threshold": threshold,
+        "max_objects": max_objects,
+    }
+    settings = resolve(DetectSettings, _preset(preset, workspace), **options)
+    run = Run(device, dtype, batch_size, shard_size, force, retry_failed, quiet)
+    stage(workspace, settings, run, synthetic=synthetic, output=output)
+
+
+@app.command(rich_help_panel="Stages", epilog="Example: syntic project --temperature 0.0125")
+def project(
+    workspace: Workspace = WORKSPACE,
+    preset: Preset = None,
+    features: Annotated[
+        Path | None,
+        _model("--features", help="The features; features.h5 leaves the optimisation out."),
+    ] = None,
+    support: Annotated[
+        Path | None, _model("--support", help="Features file whose texts are the support set.")
+    ] = None,
+    temperature: Annotated[float | None, _method("--temperature", help="τ of equation 3.")] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    output: Output = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Project the image features on the support set of texts (equation 3)."""
+    from .stages.project import project as stage
+
+    settings = resolve(ProjectSettings, _preset(preset, workspace), temperature=temperature)
+    run = Run(device=device, batch_size=batch_size, force=force, quiet=quiet)
+    stage(workspace, settings, run, features=features, support=support, output=output)
+
+
+@app.command(rich_help_panel="Stages", epilog="Example: syntic train --no-objects -o plain.h5")
+def train(
+    workspace: Workspace = WORKSPACE,
+    preset: Preset = None,
+    projected: Annotated[Path | None, _model("--projected", help="The projected features.")] = None,
+    objects: Annotated[Path | None, _model("--objects", help="The detected objects.")] = None,
+    support: Annotated[
+        Path | None, _model("--support", help="The support set's file, where it has moved.")
+    ] = None,
+    use_objects: Annotated[
+        bool | None, _method("--with-objects/--no-objects", help="Attend to object names.")
+    ] = None,
+    use_projection: Annotated[
+        bool | None,
+        _method("--with-projection/--no-projection", help="Condition on projected features."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, _method("--tokenizer", help="clip, or bpe:SIZE trained on the corpus.")
+    ] = None,
+    layers: Annotated[int | None, _method("--layers", help="Transformer layers.")] = None,
+    heads: Annotated[int | None, _method("--heads", help="Attention heads.")] = None,
+    width: Annotated[int | None, _method("--width", help="Width of the decoder.")] = None,
+    dropout: Annotated[float | None, _method("--dropout", help="Dropout.")] = None,
+    epochs: Annotated[int | None, _method("--epochs", help="Passes over the pairs.")] = None,
+    lr: Annotated[float | None, _method("--lr", help="Peak learning rate.")] = None,
+    batch_size: Annotated[
+        int | None, _method("--batch-size", help="Captions a step, part of the method.")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, _method("--label-smoothing", help="Share spread over all tokens.")
+    ] = None,
+    validation: Annotated[
+        float | None, _method("--validation", help="Share of the pairs held out.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    seed: Seed = 0,
+    output: Output = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the caption decoder (equations 5 and 6)."""
+    from .stages.train import train as stage
+
+    settings = resolve(
+        TrainSettings,
+        _preset(preset, workspace),
+        objects=use_objects,
+        projection=use_projection,
+        tokenizer=tokenizer,
+        layers=layers,
+        heads=heads,
+        width=width,
+        dropout=dropout,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        label_smoothing=label_smoothing,
+        validation=validation,
+    )
+    stage(
+        workspace,
+        settings,
+        Run(device, dtype, force=force, quiet=quiet),
+        seed=seed,
+        projected=projected,
+        objects=objects,
+        support=support,
+        output=output,
+    )
+
+
+@app.command(rich_help_panel="Use", epilog="Example: syntic caption photos/*.jpg --format jsonl")
+def caption(
+    photos: Annotated[
+        list[str], typer.Argument(help="Photos and folders; - for a list on standard input.")
+    ],
+    workspace: Workspace = WORKSPACE,
+    preset: Preset = None,
+    captioner: Annotated[
+        Path | None, _model("--captioner", help="The captioner; else the workspace's or shipped.")
+    ] = None,
+    support: Annotated[
+        Path | None, _model("--support", help="Features file whose texts replace the support set.")
+    ] = None,
+    clip: Annotated[
+        str | None, _model("--clip", help="Where the captioner's CLIP model is now.")
+    ] = None,
+    detector: Annotated[
+        str | None, _model("--detector", help="Where the captioner's detector is now.")
+    ] = None,
+    recursive: Annotated[
+        bool, _model("--recursive", "-r", help="Look into subfolders, too.")
+    ] = False,
+    beam: Annotated[int | None, _method("--beam", help="Beam; 1 is greedy search.")] = None,
+    max_length: Annotated[int | None, _method("--max-length", help="Most tokens.")] = None,
+    temperature: Annotated[
+        float | None, _method("--temperature", help="τ of equation 3, if not the captioner's.")
+    ] = None,
+    format: Annotated[Format, _common("--format", "-f", help="How to print.")] = Format.table,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_size: BatchSize = None,
+    shard_size: ShardSize = 256,
+    output: Output = None,
+    force: Force = False,
+    retry_failed: Retry = False,
+    quiet: Quiet = False,
+) -> None:
+    """Caption photos, with the workspace's captioner or the one that ships with syntic."""
+    from . import printing
+    from .photos import find_photos
+    from .stages.caption import caption_and_read
+
+    found = find_photos(photos, recursive=recursive, stdin=sys.stdin)
+    settings = resolve(
+        CaptionSettings,
+        _preset(preset or _shipped_preset(workspace, captioner), workspace, remember=False),
+        beam=beam,
+        max_length=max_length,
+        temperature=temperature,
+    )
+    captions = caption_and_read(
+        found,
+        workspace,
+        settings,
+        Run(device, dtype, batch_size, shard_size, force, retry_failed, quiet),
+        captioner=captioner,
+        support=support,
+        clip=clip,
+        detector=detector,
+        output=output,
+    )
+    printing.print_captions(captions, format.value)
+
+
+def _shipped_preset(workspace: Path, captioner: Path | None) -> str | None:
+    """The shipped captioner decodes as its own preset says."""
+    from .workspace import FILES
+
+    shipped = captioner is None and not (workspace / FILES["train"]).exists()
+    return "tiny" if shipped else None
+
+
+@app.command(rich_help_panel="Use", epilog="Example: syntic evaluate --references refs.json")
+def evaluate(
+    references: Annotated[
+        Path, _model("--references", help="COCO captions or Karpathy JSON, or CSV.")
+    ],
+    captions: Annotated[
+        Path | None, typer.Argument(help="captions.h5 or a COCO results JSON, if not the run's.")
+    ] = None,
+    workspace: Workspace = WORKSPACE,
+    split: Annotated[str | None, _model("--split", help="Split of the references.")] = None,
+    metrics: Annotated[
+        str, _model("--metrics", help="Comma-separated; SPICE needs its CoreNLP jars.")
+    ] = "BLEU-1,BLEU-2,BLEU-3,BLEU-4,METEOR,ROUGE-L,CIDEr",
+    format: Annotated[Table, _common("--format", "-f", help="How to print.")] = Table.table,
+    output: Output = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score captions with BLEU, METEOR, ROUGE-L and CIDEr."""
+    from . import printing
+    from .stages.evaluate import evaluate as stage
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    run = Run(force=force, quiet=quiet)
+    found = stage(references, workspace, names, run, captions=captions, split=split, output=output)
+    printing.print_evaluation(found, format.value)
+
+
+@app.command(rich_help_panel="Use", epilog="Example: syntic inspect syntic-run/captioner.h5")
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="An artifact, or a workspace folder.")],
+    format: Annotated[Table, _common("--format", "-f", help="How to print.")] = Table.table,
+) -> None:
+    """Show what an artifact holds, its settings, and what it was made from."""
+    from . import printing
+    from .stages.inspect import describe
+
+    printing.print_artifact(describe(artifact), format.value)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.out.print(f"syntic {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line: one line and exit code 2 for what a user can act on."""
+    try:
+        app(standalone_mode=True)
+    except SynticError as error:
+        console.error(str(error))
+        raise SystemExit(2) from None
+    except Interrupted as interrupted:
+        console.note("stopped; run the same command again to go on")
+        raise SystemExit(128 + interrupted.signal_number) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:
+        # The reader of a pipe has gone; there is nobody left to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None

@@ -1,0 +1,138 @@
+"""Everything a person sees: progress, tables, notes and one-line errors; all but results go to
+standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+LOG_SECONDS = 30.0
+
+
+def error(message: str) -> None:
+    """One line on what went wrong."""
+    err.print(f"[bold red]error:[/] {escape(printable(message))}")
+
+
+def note(message: str, *, quiet: bool = False) -> None:
+    """One line that a person should know."""
+    if not quiet:
+        err.print(f"[dim]·[/] {escape(printable(message))}")
+
+
+def warn(message: str) -> None:
+    """One line on something that may be wrong; shown even with --quiet."""
+    err.print(f"[yellow]warning:[/] {escape(printable(message))}")
+
+
+def printable(text: str) -> str:
+    """Text on one line, with control characters (which could move the cursor) shown escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        unit = task.fields.get("unit", "")
+        return Text(f"{speed:,.1f} {unit}/s" if speed else f"… {unit}/s", style="cyan")
+
+
+class Advance:
+    """Counts items of a stage, on a progress bar or as a line now and then."""
+
+    def __init__(self, title: str, total: int, done: int, unit: str, bar: Progress | None) -> None:
+        self._title, self._total, self._unit, self._bar = title, total, unit, bar
+        self._first, self._done = done, done
+        self._began = self._printed = time.monotonic()
+        self._task = bar.add_task(title, total=total, completed=done, unit=unit) if bar else None
+
+    def __call__(self, items: int) -> None:
+        self._done += items
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, items)
+        elif time.monotonic() - self._printed > LOG_SECONDS:
+            self._printed = time.monotonic()
+            rate = (self._done - self._first) / (self._printed - self._began)
+            left = (self._total - self._done) / max(rate, 1e-9)
+            note(
+                f"{self._title} {self._done}/{self._total} {self._unit}, "
+                f"{rate:,.1f} {self._unit}/s, {duration(left)} left"
+            )
+
+
+@contextmanager
+def progress(
+    title: str, total: int, *, done: int = 0, unit: str = "items", quiet: bool = False
+) -> Iterator[Advance]:
+    """Show how far a stage is: a bar on a terminal, a line every half minute in a log."""
+    if quiet:
+        yield Advance(title, total, done, unit, Progress(disable=True))
+    elif not err.is_terminal:
+        yield Advance(title, total, done, unit, None)
+    else:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=err,
+            transient=True,
+        ) as bar:
+            yield Advance(title, total, done, unit, bar)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 5 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()
+) -> None:
+    """A table on standard output."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        grid.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(escape(printable(cell)) for cell in row))
+    out.print(grid, soft_wrap=False)
+
+
+def tree(root: str, children: Sequence[object]) -> Tree:
+    """A tree of lines; children are lines or trees."""
+    grown = Tree(escape(root))
+    for child in children:
+        grown.add(child if isinstance(child, Tree) else escape(str(child)))
+    return grown
+
+
+def show(renderable: object) -> None:
+    """Print anything that rich can render on standard output."""
+    out.print(renderable)

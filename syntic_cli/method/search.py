@@ -1,0 +1,127 @@
+"""Writing captions with a decoder: greedy and beam search, batched, with a key-value cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .decoder import Decoder
+
+
+@torch.no_grad()
+def greedy(decoder: Decoder, prefix: Tensor, *, end: int, max_length: int) -> tuple[Tensor, Tensor]:
+    """Take the most likely token each time.
+
+    Args:
+        decoder: in evaluation mode.
+        prefix: (N, P, width).
+        end: the token that ends a caption.
+        max_length: the most tokens a caption has, the end token included.
+
+    Returns:
+        Tokens, (N, max_length), filled up with `end`; log-probabilities, (N,), in nats.
+    """
+    rows = torch.arange(len(prefix), device=prefix.device)
+    sequences = torch.full((len(rows), max_length), end, device=prefix.device)
+    totals = prefix.new_zeros(len(rows), dtype=torch.float32)
+    logits, cache = decoder.start(prefix)
+    for position in range(max_length):
+        best, tokens = logits.float().log_softmax(-1).max(-1)
+        sequences[rows, position] = tokens
+        totals[rows] += best
+        going = (tokens != end).nonzero().squeeze(1)
+        if len(going) == 0 or position + 1 == max_length:
+            break
+        if len(going) < len(rows):
+            rows, tokens = rows[going], tokens[going]
+            cache.select(going)
+        logits = decoder.step(tokens, cache)
+    return sequences, totals
+
+
+@torch.no_grad()
+def beam_search(
+    decoder: Decoder,
+    prefix: Tensor,
+    *,
+    end: int,
+    beam: int,
+    max_length: int,
+    length_penalty: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Keep the best partial captions of each row; finished ones compete with the others.
+
+    Captions are ranked by log-probability / length ** length_penalty. A beam of 1 is greedy search.
+
+    Args:
+        decoder: in evaluation mode.
+        prefix: (N, P, width).
+        end: the token that ends a caption.
+        beam: partial captions kept a row.
+        max_length: the most tokens a caption has, the end token included.
+        length_penalty: 0 ranks by log-probability alone, 1 by its mean a token.
+
+    Returns:
+        Tokens, (N, max_length), filled up with `end`; log-probabilities, (N,), in nats.
+    """
+    n = len(prefix)
+    logits, cache = decoder.start(prefix)
+    beam = min(beam, logits.shape[-1])
+    scores, tokens = logits.float().log_softmax(-1).topk(beam)  # (N, B)
+    sequences = torch.full((n, beam, max_length), end, device=prefix.device)
+    sequences[:, :, 0] = tokens
+    lengths = torch.ones_like(scores)
+    result = sequences[:, 0].clone()
+    totals = scores[:, 0].clone()
+    rows = torch.arange(n, device=prefix.device)
+    cache.select(rows.repeat_interleave(beam))
+
+    for position in range(1, max_length + 1):
+        finished = sequences[:, :, position - 1] == end
+        alive = (~finished.all(dim=1)).nonzero().squeeze(1)
+        if position == max_length or len(alive) < len(rows):
+            _keep_best(sequences, scores, lengths, length_penalty, rows, result, totals)
+        if position == max_length or len(alive) == 0:
+            break
+        if len(alive) < len(rows):
+            taken = (alive[:, None] * beam + torch.arange(beam, device=alive.device)).flatten()
+            cache.select(taken)
+            rows, finished = rows[alive], finished[alive]
+            sequences, scores, lengths = sequences[alive], scores[alive], lengths[alive]
+
+        logits = decoder.step(sequences[:, :, position - 1].flatten(), cache)
+        next_scores, next_tokens = logits.float().log_softmax(-1).topk(beam)
+        next_scores = next_scores.view(len(rows), beam, beam)
+        next_tokens = next_tokens.view(len(rows), beam, beam)
+        # A finished caption has one continuation: itself.
+        next_scores[finished] = -torch.inf
+        next_tokens[finished] = end
+        next_scores[..., 0].masked_fill_(finished, 0.0)
+
+        lengths = lengths + (~finished)
+        grown = scores[..., None] + next_scores  # (N, B, B)
+        ranked = (grown / lengths[..., None] ** length_penalty).flatten(1)
+        best = ranked.topk(beam).indices
+        parents = best // beam
+        scores = grown.flatten(1).gather(1, best)
+        lengths = lengths.gather(1, parents)
+        sequences = sequences.gather(1, parents[..., None].expand(-1, -1, max_length))
+        sequences[:, :, position] = next_tokens.flatten(1).gather(1, best)
+        offset = torch.arange(len(rows), device=rows.device)[:, None] * beam
+        cache.select((parents + offset).flatten())
+    return result, totals
+
+
+def _keep_best(
+    sequences: Tensor,
+    scores: Tensor,
+    lengths: Tensor,
+    length_penalty: float,
+    rows: Tensor,
+    result: Tensor,
+    totals: Tensor,
+) -> None:
+    """Write the best caption of each row; rows that go on are written again later."""
+    best = (scores / lengths**length_penalty).argmax(dim=1, keepdim=True)
+    result[rows] = sequences.gather(1, best[..., None].expand(-1, -1, sequences.shape[2]))[:, 0]
+    totals[rows] = scores.gather(1, best)[:, 0]

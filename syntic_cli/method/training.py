@@ -1,0 +1,162 @@
+"""Equation 6 in training: batches of captions, their loss, and the optimiser's steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .decoder import Decoder
+
+PAD = -100
+# Captions are sorted by length within this many batches, so that little of a batch is padding.
+POOL_BATCHES = 64
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Everything a decoder is trained on, on one device.
+
+    prefixes: p, (N, d). images: v, (N, d). tokens: all captions one after the other, cut by
+    token_offsets, (N + 1). labels: names of all objects, cut by label_offsets, (N + 1).
+    names: text features of the vocabulary, (K, d). end: the token that ends a caption.
+    """
+
+    prefixes: Tensor
+    images: Tensor
+    tokens: Tensor
+    token_offsets: Tensor
+    labels: Tensor
+    label_offsets: Tensor
+    names: Tensor
+    end: int
+
+    def batch_tokens(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs, (B, L), and targets, (B, L + 1): the caption, its end, then PAD."""
+        tokens, present = _ragged(self.tokens, self.token_offsets, rows)
+        lengths = present.sum(dim=1)
+        targets = F.pad(tokens.masked_fill(~present, PAD), (0, 1), value=PAD)
+        targets[torch.arange(len(rows), device=targets.device), lengths] = self.end
+        return tokens.masked_fill(~present, self.end), targets
+
+    def batch_tags(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """T, (B, K, d) with K ≥ 1, and which tags are there, (B, K)."""
+        labels, present = _ragged(self.labels, self.label_offsets, rows)
+        return self.names[labels], present
+
+
+def _ragged(values: Tensor, offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of a ragged array, padded to the longest (at least 1), and which entries are there."""
+    first, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
+    width = max(1, int(lengths.max()))
+    steps = torch.arange(width, device=rows.device)
+    present = steps < lengths[:, None]
+    if len(values) == 0:
+        return torch.zeros_like(present, dtype=torch.long), present
+    places = (first[:, None] + steps).clamp(max=len(values) - 1)
+    return values[places].long(), present
+
+
+def caption_loss(
+    decoder: Decoder, pairs: Pairs, rows: Tensor, label_smoothing: float
+) -> tuple[Tensor, int]:
+    """The mean cross-entropy of the captions' tokens  (SynTIC, equation 6).
+
+    Args:
+        decoder: the decoder.
+        pairs: what it is trained on.
+        rows: the batch, (B,).
+        label_smoothing: share of the target spread over the vocabulary.
+
+    Returns:
+        The loss, a scalar, and the number of tokens it is the mean of.
+    """
+    inputs, targets = pairs.batch_tokens(rows)
+    tags, present = pairs.batch_tags(rows) if decoder.config.objects else (None, None)
+    prefix = decoder.embed_prefix(pairs.prefixes[rows], pairs.images[rows], tags, present)
+    hidden = decoder.hidden(prefix, inputs)
+    wanted = targets != PAD
+    # Only positions with a target go through the vocabulary, the widest product of all.
+    logits = decoder.head(hidden[wanted])
+    loss = F.cross_entropy(logits.float(), targets[wanted], label_smoothing=label_smoothing)
+    return loss, len(logits)
+
+
+def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int) -> list[np.ndarray]:
+    """Cut a random order of the rows into batches of similar length, in random order.
+
+    Args:
+        lengths: tokens of each row, (N,).
+        batch_size: rows a batch.
+        seed: decides the order; the same seed gives the same batches.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(lengths))
+    batches = []
+    for first in range(0, len(order), POOL_BATCHES * batch_size):
+        pool = order[first : first + POOL_BATCHES * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Linear warm-up to the peak, then a cosine down to zero."""
+    warmup = min(warmup, steps // 2)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def make_optimizer(decoder: Decoder, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW, without decay on biases, norms and the null token."""
+    matrices = [p for p in decoder.parameters() if p.ndim >= 2]
+    vectors = [p for p in decoder.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+
+
+def training_step(
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    pairs: Pairs,
+    rows: Tensor,
+    *,
+    lr: float,
+    label_smoothing: float,
+    autocast: torch.dtype | None,
+) -> tuple[Tensor, int]:
+    """One step of the optimiser on one batch; returns what `caption_loss` does, detached."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    with torch.autocast(rows.device.type, dtype=autocast, enabled=autocast is not None):
+        loss, tokens = caption_loss(decoder, pairs, rows, label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+    optimizer.step()
+    return loss.detach(), tokens
+
+
+@torch.no_grad()
+def held_out_loss(decoder: Decoder, pairs: Pairs, rows: np.ndarray, batch_size: int) -> float:
+    """The cross-entropy a token of held-out captions, without smoothing or dropout, in nats."""
+    decoder.eval()
+    device = pairs.prefixes.device
+    total, count = torch.zeros((), device=device), 0
+    for batch in _chunks(torch.from_numpy(rows), batch_size):
+        loss, tokens = caption_loss(decoder, pairs, batch.to(device), 0.0)
+        total += loss * tokens
+        count += tokens
+    decoder.train()
+    return float(total) / max(count, 1)
+
+
+def _chunks(rows: Tensor, size: int) -> Iterator[Tensor]:
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]

@@ -1,0 +1,95 @@
+"""The dual encoder, through open_clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..settings import EncodeSettings, model_folder
+from .loading import loading
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A frozen dual encoder.
+
+    preprocess turns a photo into the tensor that the image tower takes; it may run in any thread.
+    """
+
+    model: Any
+    preprocess: Callable[[Image.Image], Tensor]
+    tokenizer: Callable[[list[str]], Tensor]
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the shorter side that the image tower looks at."""
+        size = self.model.visual.image_size
+        return int(max(size) if isinstance(size, (tuple, list)) else size)
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Unit-length features, (N, d) float32, of preprocessed photos, (N, 3, H, W)."""
+        pixels = pixels.to(self.device, self.dtype, non_blocking=True)
+        return F.normalize(self.model.encode_image(pixels).float(), dim=-1).cpu()
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit-length features, (N, d) float32, of texts; what exceeds the context is cut off."""
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        return F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu()
+
+
+def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype) -> Clip:
+    """Load the dual encoder that the settings name.
+
+    Args:
+        settings: an open_clip name with its pretrained tag, a hub id with its revision, or a folder
+            with open_clip_config.json and open_clip_model.safetensors.
+        device: where it runs.
+        dtype: of its weights.
+
+    Raises:
+        SynticError: where it cannot be loaded.
+    """
+    with loading("CLIP model", settings.model):
+        import open_clip
+        from open_clip.pretrained import get_pretrained_cfg
+
+        folder = model_folder(settings.model)
+        if folder is None and "/" in settings.model:
+            folder = _download(settings.model, settings.revision)
+        options: dict[str, Any] = {}
+        if folder is not None:
+            name = f"local-dir:{folder}"
+        else:
+            name = settings.model
+            # open_clip only warns where a tag was trained with the other activation.
+            tag = get_pretrained_cfg(name, settings.pretrained or "") or {}
+            options["force_quick_gelu"] = bool(tag.get("quick_gelu", False))
+            options["require_pretrained"] = True
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            name, pretrained=settings.pretrained if folder is None else None, **options
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    return Clip(model, preprocess, tokenizer, device, dtype)
+
+
+def _download(model: str, revision: str | None) -> Any:
+    """The local folder of a hub id at its revision, from the cache where it is there already."""
+    from pathlib import Path
+
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "open_clip_model.safetensors", "*.txt", "*.model"]
+    return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))

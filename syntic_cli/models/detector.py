@@ -1,0 +1,105 @@
+"""The object detector, through transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..settings import DetectSettings, model_folder
+from .loading import loading
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What was found in one image, the surest first.
+
+    labels index the detector's vocabulary, (K,) int32; scores are in 0..1, (K,) float32; boxes are
+    x0 y0 x1 y1 in shares of the image's width and height, (K, 4) float32.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    boxes: np.ndarray
+
+
+NO_OBJECTS = Objects(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A frozen detector with the names of what it can find."""
+
+    model: Any
+    processor: Any
+    vocabulary: list[str]
+    threshold: float
+    max_objects: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def image_size(self) -> int | None:
+        """Pixels of the shorter side that the detector looks at, where its processor says so."""
+        size = self.processor.size
+        found = [int(size[key]) for key in ("shortest_edge", "height", "width") if size.get(key)]
+        return max(found) if found else None
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """The model's pixels for one image, (3, H, W); may run in any thread."""
+        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[torch.Tensor]) -> list[Objects]:
+        """Objects of preprocessed images, in their order.
+
+        Only images of one size share a pass: padding would change what is found at the edges, and
+        the result would depend on the batch.
+        """
+        found: list[Objects] = [NO_OBJECTS] * len(images)
+        for size in sorted({image.shape for image in images}):
+            rows = [row for row, image in enumerate(images) if image.shape == size]
+            pixels = torch.stack([images[row] for row in rows])
+            outputs = self.model(pixels.to(self.device, self.dtype, non_blocking=True))
+            outputs.logits = outputs.logits.float()
+            outputs.pred_boxes = outputs.pred_boxes.float()
+            answers = self.processor.post_process_object_detection(outputs, self.threshold)
+            for row, answer in zip(rows, answers, strict=True):
+                found[row] = self._best(answer)
+        return found
+
+    def _best(self, found: dict[str, torch.Tensor]) -> Objects:
+        scores, order = found["scores"].cpu().sort(descending=True, stable=True)
+        order = order[: self.max_objects]
+        return Objects(
+            found["labels"].cpu()[order].numpy().astype(np.int32),
+            scores[: self.max_objects].numpy().astype(np.float32),
+            found["boxes"].cpu()[order].clamp(0, 1).numpy().astype(np.float32).reshape(-1, 4),
+        )
+
+
+def load_detector(settings: DetectSettings, device: torch.device, dtype: torch.dtype) -> Detector:
+    """Load the detector that the settings name: a hub id with its revision, or a folder.
+
+    Raises:
+        SynticError: where it cannot be loaded.
+    """
+    with loading("detector", settings.model):
+        from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+        source = model_folder(settings.model) or settings.model
+        options = {"revision": settings.revision} if settings.revision else {}
+        processor = AutoImageProcessor.from_pretrained(source, **options)
+        model = AutoModelForObjectDetection.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, **options
+        )
+    model = model.to(device).eval().requires_grad_(False)
+    names = model.config.id2label
+    vocabulary = [str(names[index]) for index in range(max(names) + 1)]
+    return Detector(
+        model, processor, vocabulary, settings.threshold, settings.max_objects, device, dtype
+    )

@@ -1,0 +1,136 @@
+"""Where a model comes from, what it runs on, and how to say that it could not be loaded."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from ..errors import SynticError
+
+Result = TypeVar("Result")
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def find_device(name: str) -> torch.device:
+    """The device that `--device` names; `auto` takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        SynticError: where there is no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SynticError(f"--device {name}: give auto, cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SynticError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; "
+            "give --device cpu or auto"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SynticError(f"--device {name}: MPS is not available here; give --device cpu or auto")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise SynticError(f"--device {name}: give auto, cpu, cuda, cuda:N or mps")
+    return device
+
+
+def find_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that `--dtype` names; `auto` is bfloat16 on a GPU that has it, else float32.
+
+    Raises:
+        SynticError: where there is no such dtype.
+    """
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    if name not in DTYPES:
+        raise SynticError(f"--dtype {name}: give auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@contextmanager
+def loading(kind: str, name: str) -> Iterator[None]:
+    """Turn whatever a model library raises while it loads into one line that names the model.
+
+    Raises:
+        SynticError: where the model cannot be loaded.
+    """
+    with quiet_libraries():
+        try:
+            yield
+        except SynticError:
+            raise
+        # The libraries raise dozens of types, their hub client's among them.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise SynticError(
+                f"{kind} {name}: cannot be loaded ({reason[:300]}); check the name, or, without a "
+                "network, that its files are in the local cache or give a local folder"
+            ) from error
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the model libraries' own bars and warnings out of syntic's output."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    logging.getLogger().setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+class FittingBatch:
+    """Runs batches on a device, halving them for good where its memory does not suffice."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._limit: int | None = None
+
+    def run(self, compute: Callable[[int, int], Result], size: int) -> list[Result]:
+        """Results of compute(start, stop) over 0 to size, in as few parts as fit.
+
+        Raises:
+            SynticError: where not even a single item fits.
+        """
+        results: list[Result] = []
+        start = 0
+        while start < size:
+            stop = min(size, start + (self._limit or size))
+            try:
+                results.append(compute(start, stop))
+            except torch.OutOfMemoryError as error:
+                if stop - start == 1:
+                    raise SynticError(
+                        "out of memory with a single item; give a smaller model, a smaller "
+                        "--size, --dtype bfloat16 or another --device"
+                    ) from error
+                if self._limit is None:
+                    self._warn("out of device memory: going on with smaller batches")
+                self._limit = (stop - start) // 2
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            start = stop
+        return results

@@ -1,0 +1,109 @@
+"""Text to image, through diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..settings import SynthesizeSettings, model_folder
+from .loading import loading
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Images of a batch, (N, H, W, 3) uint8; which a safety checker blanked; which are broken."""
+
+    images: np.ndarray
+    flagged: np.ndarray
+    broken: np.ndarray
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """A frozen text-to-image pipeline with its sampling settings."""
+
+    pipeline: Any
+    settings: SynthesizeSettings
+    device: torch.device
+    negative: Tensor | None
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Generated:
+        """One image a prompt; image i depends on prompt i and seed i alone.
+
+        Args:
+            prompts: N texts; what exceeds the text encoder's context is cut off.
+            seeds: N seeds of the starting noise, drawn on the CPU so that devices agree.
+        """
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        arguments: dict[str, Any] = {
+            "num_inference_steps": self.settings.steps,
+            "guidance_scale": self.settings.guidance,
+            "height": self.settings.size,
+            "width": self.settings.size,
+            "generator": generators,
+        }
+        if self.negative is not None:
+            embeddings, _ = self.pipeline.encode_prompt(list(prompts), self.device, 1, False)
+            arguments["prompt_embeds"] = embeddings
+            arguments["negative_prompt_embeds"] = self.negative.expand(len(prompts), -1, -1)
+        else:
+            arguments["prompt"] = list(prompts)
+        output = self.pipeline(output_type="pt", **arguments)
+        return _as_pixels(output.images, getattr(output, "nsfw_content_detected", None))
+
+
+def _as_pixels(images: Tensor, flagged: Sequence[bool] | None) -> Generated:
+    images = images.float()
+    finite = images.isfinite().flatten(1).all(dim=1).cpu().numpy()
+    pixels = images.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
+    pixels = pixels.permute(0, 2, 3, 1).cpu().numpy()
+    marks = np.asarray(flagged, bool) if flagged is not None else np.zeros(len(pixels), bool)
+    return Generated(pixels, marks, ~finite)
+
+
+def load_text_to_image(
+    settings: SynthesizeSettings, device: torch.device, dtype: torch.dtype
+) -> TextToImage:
+    """Load the pipeline that the settings name: a hub id with its revision, or a diffusers folder.
+
+    The safety checker is loaded only where the settings ask for it.
+
+    Raises:
+        SynticError: where it cannot be loaded.
+    """
+    with loading("text-to-image model", settings.model):
+        from diffusers import DiffusionPipeline
+
+        source = model_folder(settings.model) or settings.model
+        options: dict[str, Any] = {"revision": settings.revision} if settings.revision else {}
+        if not settings.safety_checker:
+            options["safety_checker"] = None
+        pipeline = DiffusionPipeline.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, **options
+        )
+        pipeline = pipeline.to(device)
+        pipeline.set_progress_bar_config(disable=True)
+    if device.type == "cuda" and hasattr(pipeline, "unet"):
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
+    return TextToImage(pipeline, settings, device, _negative(pipeline, settings, device))
+
+
+def _negative(pipeline: Any, settings: SynthesizeSettings, device: torch.device) -> Tensor | None:
+    """The embedding of the empty prompt, the same for every batch, so encoded once.
+
+    None for pipelines that guide in another way than by an unconditional pass.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    if not isinstance(pipeline, StableDiffusionPipeline) or settings.guidance <= 1:
+        return None
+    with torch.inference_mode():
+        embedding, _ = pipeline.encode_prompt([""], device, 1, False)
+    return embedding

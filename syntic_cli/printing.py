@@ -1,0 +1,140 @@
+"""Results on standard output: captions, scores and artifacts, as tables or for other programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from . import console
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from .stages.caption import Caption
+    from .stages.evaluate import Evaluation
+
+
+def print_captions(captions: Sequence[Caption], format: str) -> None:
+    """Print captions as a table, as plain text, or as json, jsonl or csv."""
+    if format == "json":
+        print(json.dumps([_as_json(caption) for caption in captions], ensure_ascii=False, indent=1))
+    elif format == "jsonl":
+        for caption in captions:
+            print(json.dumps(_as_json(caption), ensure_ascii=False))
+    elif format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["path", "caption", "log_probability", "objects", "error"])
+        for caption in captions:
+            writer.writerow(
+                [
+                    caption.path,
+                    caption.caption,
+                    "" if caption.error else f"{caption.log_probability:.4f}",
+                    ";".join(found.label for found in caption.objects),
+                    caption.error,
+                ]
+            )
+    elif format == "txt":
+        for caption in captions:
+            print(console.printable(caption.caption))
+    else:
+        console.table(
+            ["photo", "caption", "objects"],
+            [
+                [
+                    caption.path,
+                    caption.caption if not caption.error else f"✗ {caption.error}",
+                    ", ".join(dict.fromkeys(found.label for found in caption.objects)),
+                ]
+                for caption in captions
+            ],
+        )
+
+
+def _as_json(caption: Caption) -> dict[str, Any]:
+    values = asdict(caption)
+    if math.isnan(caption.log_probability):
+        values["log_probability"] = None
+    return values
+
+
+def print_evaluation(evaluation: Evaluation, format: str) -> None:
+    """Print scores × 100 as a table or as one JSON object; notes go to standard error."""
+    for note in evaluation.notes:
+        console.warn(note)
+    if format == "json":
+        values = asdict(evaluation)
+        del values["notes"]
+        print(json.dumps(values, ensure_ascii=False))
+        return
+    console.table(
+        ["metric", "score"],
+        [[name, f"{value:.1f}"] for name, value in evaluation.metrics.items()],
+        right=["score"],
+    )
+    for left_out, meaning in (
+        (evaluation.missing, "photos have references but no caption"),
+        (evaluation.extra, "photos have a caption but no references"),
+    ):
+        if left_out:
+            shown = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
+            console.warn(f"{len(left_out)} {meaning}: {shown}")
+    console.note(f"{evaluation.n} photos")
+
+
+def print_artifact(description: dict[str, Any], format: str) -> None:
+    """Print what `stages.inspect.describe` found, as a tree or as one JSON object."""
+    if format == "json":
+        print(json.dumps(description, ensure_ascii=False, indent=1))
+        return
+    settings = [f"{name} = {_shown(value)}" for name, value in description["settings"].items()]
+    settings += [f"{name} = {_shown(value)}" for name, value in description["attributes"].items()]
+    datasets = [
+        f"{name} {' × '.join(map(str, shape))}" for name, shape in description["datasets"].items()
+    ]
+    history = [f"{name}: {_curve(v)}" for name, v in description["history"].items()]
+    console.show(
+        console.tree(
+            f"{description['path']}  ({description['stage']}, {description['rows']} rows, "
+            f"{description['fingerprint'][:8]}, syntic {description['version']}, "
+            f"{description['created']})",
+            [
+                console.tree("datasets", datasets),
+                console.tree("settings", settings),
+                *([console.tree("history", history)] if history else []),
+                console.tree("made from", [_ancestor(entry) for entry in description["lineage"]]),
+            ],
+        )
+    )
+
+
+def _ancestor(entry: dict[str, Any]) -> Tree:
+    state = f"  ← {entry['state']}" if entry["state"] else ""
+    text = (
+        f"{entry['role']}: {entry['file']}  ({entry['stage']}, {entry['fingerprint'][:8]}){state}"
+    )
+    return console.tree(text, [_ancestor(above) for above in entry["lineage"]])
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def _curve(values: Sequence[float]) -> str:
+    """A curve as its first and last value, and its shape in between."""
+    if len(values) < 2:
+        return ", ".join(f"{value:.4g}" for value in values)
+    shown = values[:: max(1, len(values) // 40)]
+    low, high = min(shown), max(shown)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    bars = "".join(BARS[round((value - low) * scale)] for value in shown)
+    return f"{values[0]:.4g} {bars} {values[-1]:.4g}"

@@ -1,0 +1,541 @@
+"""caption: describe real photos with a trained captioner."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import console
+from ..artifacts import Artifact, Input, Recipe, Values
+from ..errors import SynticError
+from ..photos import load_photo
+from ..settings import (
+    PRESETS,
+    CaptionSettings,
+    DetectSettings,
+    EncodeSettings,
+    Run,
+    identity,
+)
+from ..workspace import FILES, as_input
+from .detect import pack_objects
+from .project import support_set
+from .rows import Mapper, errors_of, making, map_rows, report_failures
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..method.decoder import Decoder
+    from ..models.clip import Clip
+    from ..models.detector import Detector, Objects
+
+STAGE = "caption"
+BATCH_SIZE = {"cpu": 32, "cuda": 128, "mps": 32}
+SHIPPED = PRESETS / "tiny" / "captioner.h5"
+
+
+@dataclass(frozen=True)
+class DetectedObject:
+    """An object in a photo: its name, score in 0..1, and box x0 y0 x1 y1 in shares of the photo."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What was said of one photo; error says why nothing was, and is empty where all went well."""
+
+    path: str
+    caption: str
+    log_probability: float
+    objects: list[DetectedObject]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """A photo as the two image models take it."""
+
+    pixels: Tensor
+    detector_pixels: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Described:
+    caption: str
+    log_probability: float
+    objects: Objects
+
+
+class Captioner:
+    """A trained captioner with the frozen models it needs; made by `Captioner.load`."""
+
+    def __init__(
+        self,
+        clip: Clip,
+        detector: Detector | None,
+        decoder: Decoder,
+        tokenizer: Any,
+        *,
+        support: Tensor | None,
+        temperature: float,
+        names: Tensor,
+        vocabulary: list[str],
+        settings: CaptionSettings,
+    ) -> None:
+        from ..models.loading import FittingBatch
+
+        self._clip, self._detector, self._decoder = clip, detector, decoder
+        self._tokenizer, self._support, self._temperature = tokenizer, support, temperature
+        self._names, self.vocabulary, self._settings = names, vocabulary, settings
+        self._fitting = FittingBatch(console.warn)
+
+    @staticmethod
+    def load(
+        path: str | Path | None = None,
+        *,
+        settings: CaptionSettings | None = None,
+        support: str | Path | None = None,
+        clip: str | None = None,
+        detector: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> Captioner:
+        """Load a captioner and the frozen models that it names.
+
+        Args:
+            path: `captioner.h5`; without it, the captioner that ships with syntic.
+            settings: beam, lengths and temperature.
+            support: a features file whose text features replace the support set.
+            clip, detector: other places of the frozen models than those it was trained with.
+            device, dtype: where the models run, and in what.
+
+        Raises:
+            SynticError: where a file or a model cannot be loaded, or does not fit the captioner.
+        """
+        from ..models.loading import find_device, find_dtype
+
+        where = find_device(device)
+        with Artifact(path or SHIPPED, "train") as artifact:
+            return _load(
+                artifact,
+                settings or CaptionSettings(),
+                Path(support) if support else None,
+                _model_settings(artifact, clip, detector),
+                where,
+                find_dtype(dtype, where),
+            )
+
+    @property
+    def device_type(self) -> str:
+        return str(self._clip.device.type)
+
+    def caption(self, photos: Sequence[str | Path], *, batch_size: int = 32) -> list[Caption]:
+        """Caption photos, in their order.
+
+        Args:
+            photos: paths of image files; one that cannot be read gets an `error`.
+            batch_size: photos computed at a time; does not change the result.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        from .rows import READERS, Waits, compute_rows, cut_batches, read_ahead
+
+        found: list[Caption] = []
+        mapper = self.mapper(photos)
+        batches = list(cut_batches([(0, len(photos))], batch_size, max(1, len(photos))))
+        with ThreadPoolExecutor(READERS) as readers:
+            for start, _, items in read_ahead(batches, mapper.read, readers, Waits()):
+                for row, result in enumerate(compute_rows(mapper.compute, items), start):
+                    found.append(self._as_caption(path_text(photos[row]), result))
+        return found
+
+    def mapper(self, photos: Sequence[str | Path]) -> Mapper[_Photo, _Described]:
+        """Captioning as a pass over rows: read and prepare, describe, pack for the artifact."""
+
+        def pack(first: int, results: Sequence[Any]) -> Mapping[str, Values]:
+            good = [None if isinstance(result, SynticError) else result for result in results]
+            return {
+                "path": [path_text(photo) for photo in photos[first : first + len(results)]],
+                "caption": [result.caption if result else "" for result in good],
+                "log_probability": np.array(
+                    [result.log_probability if result else np.nan for result in good], np.float32
+                ),
+                "error": errors_of(results),
+                **pack_objects([r if isinstance(r, SynticError) else r.objects for r in results]),
+            }
+
+        return Mapper(lambda row: self._read(photos[row]), self._describe, pack)
+
+    def _read(self, photo: str | Path) -> _Photo:
+        sizes = [self._clip.image_size, self._detector.image_size if self._detector else 0]
+        # Where the detector does not say how large it looks, the photo is decoded in full.
+        image = load_photo(photo, at_least=None if None in sizes else max(map(int, sizes)))  # type: ignore[arg-type]
+        return _Photo(
+            self._clip.preprocess(image),
+            self._detector.preprocess(image) if self._detector else None,
+        )
+
+    def _describe(self, photos: Sequence[_Photo]) -> list[_Described]:
+        parts = self._fitting.run(lambda a, b: self._describe_batch(photos[a:b]), len(photos))
+        return [described for part in parts for described in part]
+
+    def _describe_batch(self, photos: Sequence[_Photo]) -> list[_Described]:
+        import torch
+
+        from ..method.projection import project
+        from ..method.search import beam_search
+        from ..models.detector import NO_OBJECTS
+        from ..tokenizer import decode_captions, end_token
+
+        device = self._names.device
+        images = self._clip.encode_images(torch.stack([photo.pixels for photo in photos]))
+        images = images.to(device)
+        objects = [NO_OBJECTS] * len(photos)
+        if self._detector is not None:
+            objects = self._detector.detect([photo.detector_pixels for photo in photos])  # type: ignore[misc]
+        prefixes = images
+        if self._support is not None:
+            prefixes = project(images, self._support, self._temperature)
+        with torch.no_grad():
+            tags, present = self._tags(objects)
+            prefix = self._decoder.embed_prefix(prefixes, images, tags, present)
+        tokens, log_probabilities = beam_search(
+            self._decoder,
+            prefix,
+            end=end_token(self._tokenizer),
+            beam=self._settings.beam,
+            max_length=min(self._settings.max_length, self._decoder.config.max_length),
+            length_penalty=self._settings.length_penalty,
+        )
+        captions = decode_captions(self._tokenizer, tokens.cpu().numpy())
+        return [
+            _Described(*described)
+            for described in zip(captions, log_probabilities.tolist(), objects, strict=True)
+        ]
+
+    def _tags(self, objects: Sequence[Objects]) -> tuple[Tensor, Tensor]:
+        """T, (N, K, d) with K ≥ 1, and which tags are there, (N, K)."""
+        import torch
+
+        most = max(1, *(len(found.labels) for found in objects))
+        labels = np.zeros((len(objects), most), np.int64)
+        present = np.zeros((len(objects), most), bool)
+        for row, found in enumerate(objects):
+            labels[row, : len(found.labels)] = found.labels
+            present[row, : len(found.labels)] = True
+        device = self._names.device
+        if not len(self._names):
+            return torch.zeros(*labels.shape, self._decoder.config.features, device=device), (
+                torch.from_numpy(present).to(device)
+            )
+        return self._names[torch.from_numpy(labels).to(device)], torch.from_numpy(present).to(
+            device
+        )
+
+    def _as_caption(self, path: str, result: _Described | SynticError) -> Caption:
+        if isinstance(result, SynticError):
+            return Caption(path, "", float("nan"), [], str(result))
+        found = result.objects
+        objects = named_objects(found.labels, found.scores, found.boxes, self.vocabulary)
+        return Caption(path, result.caption, result.log_probability, objects)
+
+
+def path_text(photo: str | Path) -> str:
+    """A path as UTF-8 text; bytes of a name that are not UTF-8 are shown escaped."""
+    return os.fsencode(photo).decode("utf-8", "backslashreplace")
+
+
+def named_objects(
+    labels: np.ndarray, scores: np.ndarray, boxes: np.ndarray, vocabulary: Sequence[str]
+) -> list[DetectedObject]:
+    """Objects with their names, as they are printed."""
+    return [
+        DetectedObject(
+            vocabulary[label], round(float(score), 4), tuple(round(float(v), 4) for v in box)
+        )  # type: ignore[arg-type]
+        for label, score, box in zip(labels, scores, boxes, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Models:
+    clip: EncodeSettings
+    detector: DetectSettings | None
+
+
+def _model_settings(artifact: Artifact, clip: str | None, detector: str | None) -> _Models:
+    """The frozen models that a captioner names, in the places where they are now.
+
+    Raises:
+        SynticError: where a model in its place is not the one it was trained with.
+    """
+    named = dict(artifact.recipe.models)
+    trained_with = named["clip"].pop("identity")
+    encode = EncodeSettings(**named["clip"])
+    if clip is not None:
+        encode = EncodeSettings(clip, encode.pretrained)
+    found = identity(encode.model, encode.revision, encode.pretrained)
+    if clip is None and found != trained_with:
+        raise SynticError(
+            f"{artifact.path}: was trained with CLIP model {trained_with}, but here is {found}; "
+            "train it again, or give --clip with the right one"
+        )
+    detect = None
+    if "detector" in named and artifact.recipe.settings.get("objects", True):
+        detect = DetectSettings(**named["detector"])
+        if detector is not None:
+            detect = DetectSettings(detector, None, detect.threshold, detect.max_objects)
+    return _Models(encode, detect)
+
+
+def _load(
+    artifact: Artifact,
+    settings: CaptionSettings,
+    support: Path | None,
+    models: _Models,
+    device: Any,
+    dtype: Any,
+) -> Captioner:
+    import torch
+
+    from ..method.decoder import Decoder, DecoderConfig
+    from ..models.clip import load_clip
+    from ..models.detector import load_detector
+    from ..tokenizer import from_bytes
+
+    config = DecoderConfig(**json.loads(artifact.attributes["decoder_config"]))
+    decoder = Decoder(config)
+    try:
+        decoder.load_state_dict(
+            {
+                name: torch.from_numpy(value).float()
+                for name, value in artifact.group("decoder").items()
+            }
+        )
+    except RuntimeError as error:
+        raise SynticError(f"{artifact.path}: its decoder is damaged; train it again") from error
+    keys = None
+    if artifact.attributes["projection"]:
+        keys = _support_features(artifact, support)
+    detector = load_detector(models.detector, device, dtype) if models.detector else None
+    vocabulary = artifact.texts("vocabulary")
+    if detector is not None and detector.vocabulary != vocabulary:
+        raise SynticError(
+            f"{artifact.path}: was trained with another vocabulary than that of "
+            f"{models.detector.model if models.detector else ''}; give --detector the right one"
+        )
+    return Captioner(
+        load_clip(models.clip, device, dtype),
+        detector,
+        decoder.to(device).eval().requires_grad_(False),
+        from_bytes(artifact.numbers("tokenizer")),
+        support=torch.from_numpy(keys).float().to(device) if keys is not None else None,
+        temperature=settings.temperature or float(artifact.attributes["projection_temperature"]),
+        names=torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(device),
+        vocabulary=vocabulary,
+        settings=settings,
+    )
+
+
+def _support_features(artifact: Artifact, path: Path | None) -> np.ndarray:
+    if path is None:
+        return artifact.numbers("support")
+    with Artifact(path, "encode", "optimize") as other:
+        mine = artifact.recipe.models["clip"]["identity"]
+        if other.recipe.models.get("clip", {}).get("identity") != mine:
+            raise SynticError(f"{path}: its features are not of {mine}, the captioner's CLIP model")
+        return support_set(other)[0]
+
+
+def caption(
+    photos: Sequence[Path],
+    workspace: str | Path,
+    settings: CaptionSettings,
+    run: Run | None = None,
+    *,
+    captioner: Path | None = None,
+    support: Path | None = None,
+    clip: str | None = None,
+    detector: str | None = None,
+    output: Path | None = None,
+) -> Path:
+    """Caption photos and store the result.
+
+    Args:
+        photos: image files, from `syntic_cli.photos.find_photos`.
+        workspace: the folder of the run.
+        settings: beam, lengths and temperature.
+        run: how the stage runs.
+        captioner: the captioner, if not the workspace's own or the shipped one.
+        support: a features file whose text features replace the support set.
+        clip, detector: other places of the frozen models than those it was trained with.
+        output: the artifact, if not the workspace's own.
+
+    Returns:
+        The path of the artifact, with a row for every photo in the order given.
+
+    Raises:
+        SynticError: see the message.
+    """
+    run = run or Run()
+    path = output or Path(workspace) / FILES[STAGE]
+    source = find_captioner(Path(workspace), captioner, quiet=run.quiet)
+    recipe = _recipe(photos, source, path, settings, run, support, (clip, detector))
+    if output is None and not run.force:
+        _keep_earlier(path, recipe, run)
+    with making(path, recipe, run) as making_output:
+        if making_output is None:
+            return path
+        model = Captioner.load(
+            source,
+            settings=settings,
+            support=support,
+            clip=clip,
+            detector=detector,
+            device=run.device,
+            dtype=run.dtype,
+        )
+        making_output.begin()
+        map_rows(
+            making_output,
+            len(photos),
+            model.mapper(photos),
+            title=STAGE,
+            unit="photos",
+            batch_size=run.batch_size or BATCH_SIZE[model.device_type],
+            run=run,
+        )
+        making_output.finish(columns={"vocabulary": model.vocabulary})
+    with Artifact(path, STAGE) as made:
+        report_failures(STAGE, made.texts("error"), "photos")
+    return path
+
+
+def caption_and_read(
+    photos: Sequence[Path],
+    workspace: Path,
+    settings: CaptionSettings,
+    run: Run,
+    *,
+    output: Path | None = None,
+    **models: Any,
+) -> list[Caption]:
+    """Caption photos and return the rows.
+
+    Where there is no workspace and no output is named, as with photos to be captioned by the way,
+    nothing is left on the disk.
+    """
+    if output is not None or workspace.exists():
+        return read_captions(caption(photos, workspace, settings, run, output=output, **models))
+    with tempfile.TemporaryDirectory(prefix="syntic-") as folder:
+        target = Path(folder) / FILES[STAGE]
+        return read_captions(caption(photos, workspace, settings, run, output=target, **models))
+
+
+def _keep_earlier(path: Path, recipe: Recipe, run: Run) -> None:
+    """Rename captions of other photos, which a new command must not cost."""
+    if not path.exists():
+        return
+    with Artifact(path, STAGE) as earlier:
+        if earlier.recipe.inputs["photos"] == recipe.inputs["photos"]:
+            return
+        created = str(earlier.attributes["created"])[:19].replace(":", "")
+    kept = path.with_name(f"{path.stem}-{created}-{os.getpid()}{path.suffix}")
+    path.rename(kept)
+    console.note(f"the captions of other photos are kept as {kept}", quiet=run.quiet)
+
+
+def find_captioner(workspace: Path, given: Path | None, *, quiet: bool = False) -> Path:
+    """The captioner to use: the one named, the workspace's own, or the one that ships.
+
+    Raises:
+        SynticError: where there is none.
+    """
+    path = given or workspace / FILES["train"]
+    if given is None and not path.exists():
+        if not SHIPPED.exists():
+            raise SynticError(f"{path}: no captioner; run the chain up to `syntic train` first")
+        console.note(
+            f"no captioner in {workspace}: using the small one that ships with syntic", quiet=quiet
+        )
+        return SHIPPED
+    return path
+
+
+def _recipe(
+    photos: Sequence[Path],
+    source: Path,
+    path: Path,
+    settings: CaptionSettings,
+    run: Run,
+    support: Path | None,
+    models: tuple[str | None, str | None],
+) -> Recipe:
+    chosen: dict[str, Any] = {k: v for k, v in asdict(settings).items() if v is not None}
+    chosen.update({k: v for k, v in zip(("clip", "detector"), models, strict=True) if v})
+    if run.dtype != "auto":
+        chosen["dtype"] = run.dtype
+    inputs = {
+        "photos": Input("photos", photos_digest(photos), f"{len(photos)} photos"),
+        "captioner": as_input(source, path),
+    }
+    if support is not None:
+        inputs["support"] = as_input(support, path)
+    with Artifact(source, "train") as artifact:
+        return Recipe(STAGE, chosen, inputs, artifact.recipe.models)
+
+
+def photos_digest(photos: Sequence[Path]) -> str:
+    """sha256 over the photos' paths, sizes and times of change, in their order."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        try:
+            found = photo.stat()
+            state = f"{found.st_size} {found.st_mtime_ns}"
+        except OSError:
+            state = "not there"
+        digest.update(f"{photo}\0{state}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def read_captions(path: Path) -> list[Caption]:
+    """The rows of a captions artifact.
+
+    Raises:
+        SynticError: where it cannot be read.
+    """
+    with Artifact(path, STAGE) as artifact:
+        found = artifact.objects(0, artifact.rows)
+        vocabulary = artifact.texts("vocabulary")
+        cuts = found["offsets"]
+        columns = zip(
+            artifact.texts("path"),
+            artifact.texts("caption"),
+            artifact.numbers("log_probability").tolist(),
+            artifact.texts("error"),
+            strict=True,
+        )
+        return [
+            Caption(
+                photo,
+                text,
+                log_probability,
+                named_objects(
+                    *(found[name][cuts[row] : cuts[row + 1]] for name in ("label", "score", "box")),
+                    vocabulary,
+                ),
+                error,
+            )
+            for row, (photo, text, log_probability, error) in enumerate(columns)
+        ]

@@ -1,0 +1,64 @@
+"""inspect: what an artifact holds, its settings, and the artifacts it was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..artifacts import COLUMNS, Artifact, Input
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """An artifact as plain values: header, settings, datasets, history and lineage.
+
+    Raises:
+        SynticError: where it cannot be read.
+    """
+    with Artifact(path) as artifact:
+        header = artifact.attributes
+        shown = {"schema", "stage", "version", "fingerprint", "settings", "inputs", "models"}
+        shown |= {"origin", "created", "complete"}
+        return {
+            "path": str(path),
+            "stage": artifact.stage,
+            "rows": artifact.rows,
+            "version": str(header["version"]),
+            "created": str(header["created"]),
+            "fingerprint": artifact.fingerprint,
+            "settings": dict(artifact.recipe.settings),
+            "attributes": {k: _plain(v) for k, v in header.items() if k not in shown},
+            "datasets": {name: list(artifact.shape(name)) for name in COLUMNS[artifact.stage]},
+            "history": {k: v.tolist() for k, v in artifact.group("history").items()},
+            "lineage": lineage(artifact),
+        }
+
+
+def lineage(artifact: Artifact) -> list[dict[str, Any]]:
+    """What an artifact was made from, each with what that was made from in turn."""
+    return [
+        _ancestor(role, given, artifact.path.parent)
+        for role, given in artifact.recipe.inputs.items()
+    ]
+
+
+def _ancestor(role: str, given: Input, folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "role": role,
+        "stage": given.stage,
+        "file": given.file,
+        "fingerprint": given.fingerprint,
+        "state": "",
+        "lineage": [],
+    }
+    path = folder / given.file
+    if given.stage not in COLUMNS:
+        return found
+    if not path.exists():
+        return {**found, "state": "not here"}
+    with Artifact(path) as ancestor:
+        state = "" if ancestor.fingerprint == given.fingerprint else "made anew since: stale"
+        return {**found, "state": state, "lineage": lineage(ancestor)}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

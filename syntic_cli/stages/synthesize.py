@@ -1,0 +1,174 @@
+"""synthesize: one image for every text of the corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import console
+from ..artifacts import Artifact, Input, Recipe, Values
+from ..corpus import Corpus
+from ..errors import SynticError
+from ..settings import Run, SynthesizeSettings, identity
+from ..workspace import FILES
+from .rows import Mapper, errors_of, making, map_rows, report_failures
+
+if TYPE_CHECKING:
+    from ..models.text_to_image import TextToImage
+
+STAGE = "synthesize"
+BATCH_SIZE = {"cpu": 4, "cuda": 16, "mps": 4}
+# Seconds a UNet pass of Stable Diffusion v1-5 takes at 512×512 on a desktop CPU, to warn with.
+SECONDS_A_PASS_ON_CPU = 5.0
+
+
+def synthesize(
+    corpus: Corpus,
+    workspace: str | Path,
+    settings: SynthesizeSettings,
+    run: Run | None = None,
+    *,
+    seed: int = 0,
+    output: Path | None = None,
+) -> Path:
+    """Generate an image for every text.
+
+    Args:
+        corpus: the texts.
+        workspace: the folder of the run.
+        settings: the model and how it samples.
+        run: how the stage runs.
+        seed: of the whole run; image i starts from noise of hash(seed, i).
+        output: the artifact, if not the workspace's own.
+
+    Returns:
+        The path of the artifact.
+
+    Raises:
+        SynticError: see the message.
+    """
+    run = run or Run()
+    path = output or Path(workspace) / FILES[STAGE]
+    recipe = _recipe(corpus, settings, run, seed)
+    with making(path, recipe, run) as making_output:
+        if making_output is None:
+            return path
+        # From here on torch is needed; an artifact that is up to date is told so without it.
+        from ..models.loading import find_device, find_dtype
+        from ..models.text_to_image import load_text_to_image
+
+        device = find_device(run.device)
+        _warn_if_slow(settings, len(corpus.captions), device.type)
+        model = load_text_to_image(settings, device, find_dtype(run.dtype, device))
+        making_output.begin()
+        map_rows(
+            making_output,
+            len(corpus.captions),
+            _mapper(model, corpus.captions, settings, seed),
+            title=STAGE,
+            unit="images",
+            batch_size=run.batch_size or BATCH_SIZE[device.type],
+            run=run,
+        )
+        making_output.finish()
+    _report(path)
+    return path
+
+
+def item_seed(seed: int, index: int) -> int:
+    """The seed of item `index`: it depends on the run's seed and the index alone."""
+    digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
+    # torch takes seeds of 63 bits on every device.
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _recipe(corpus: Corpus, settings: SynthesizeSettings, run: Run, seed: int) -> Recipe:
+    chosen = asdict(settings)
+    chosen["model"] = identity(settings.model, settings.revision)
+    del chosen["revision"]
+    if run.dtype != "auto":
+        chosen["dtype"] = run.dtype
+    return Recipe(
+        STAGE,
+        {**chosen, "seed": seed},
+        {"corpus": Input("corpus", corpus.digest, corpus.source)},
+        {"text_to_image": {"model": settings.model, "revision": settings.revision}},
+        corpus.digest,
+    )
+
+
+def _mapper(
+    model: TextToImage, captions: Sequence[str], settings: SynthesizeSettings, seed: int
+) -> Mapper[int, tuple[np.ndarray, bool]]:
+    from ..models.loading import FittingBatch
+
+    fitting = FittingBatch(console.warn)
+
+    def compute(rows: Sequence[int]) -> list[tuple[np.ndarray, bool] | SynticError]:
+        def generate(start: int, stop: int) -> Any:
+            chosen = rows[start:stop]
+            return model.generate(
+                [captions[row] for row in chosen], [item_seed(seed, row) for row in chosen]
+            )
+
+        results: list[tuple[np.ndarray, bool] | SynticError] = []
+        for made in fitting.run(generate, len(rows)):
+            for image, flagged, broken in zip(made.images, made.flagged, made.broken, strict=True):
+                failure = SynticError("the model's image has values that are not finite")
+                results.append(failure if broken else (image, bool(flagged)))
+        return results
+
+    def pack(first: int, results: Sequence[Any]) -> Mapping[str, Values]:
+        rows = range(first, first + len(results))
+        failed = [isinstance(result, SynticError) for result in results]
+        return {
+            "captions": [captions[row] for row in rows],
+            "images": [
+                b"" if bad else _jpeg(result[0], settings.quality)
+                for bad, result in zip(failed, results, strict=True)
+            ],
+            "seeds": np.array([item_seed(seed, row) for row in rows], np.uint64),
+            "flagged": np.array(
+                [not bad and result[1] for bad, result in zip(failed, results, strict=True)], bool
+            ),
+            "error": errors_of(results),
+        }
+
+    return Mapper(read=lambda row: row, compute=compute, pack=pack)
+
+
+def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)
+    return file.getvalue()
+
+
+def _warn_if_slow(settings: SynthesizeSettings, images: int, device: str) -> None:
+    if device != "cpu" or settings.size < 256:
+        return
+    passes = settings.steps * (2 if settings.guidance > 1 else 1)
+    seconds = images * passes * SECONDS_A_PASS_ON_CPU * (settings.size / 512) ** 2
+    console.warn(
+        f"no GPU: {images} images of {settings.size}×{settings.size} will take about "
+        f"{console.duration(seconds)}; `--preset tiny` takes minutes"
+    )
+
+
+def _report(path: Path) -> None:
+    with Artifact(path) as artifact:
+        errors = artifact.texts("error")
+        flagged = int(artifact.numbers("flagged").sum())
+    report_failures(STAGE, errors, "images")
+    if flagged:
+        console.warn(
+            f"{STAGE}: {flagged} images were blanked by the safety checker; "
+            "they are left out of training"
+        )

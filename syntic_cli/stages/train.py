@@ -1,0 +1,301 @@
+"""train: a caption decoder, on texts and synthetic images alone (equations 5 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import console
+from ..artifacts import Artifact, Recipe
+from ..errors import SynticError
+from ..settings import EncodeSettings, Run, TrainSettings
+from ..tokenizer import encode_captions, end_token, make_tokenizer, to_bytes
+from ..workspace import FILES, as_input, find_input
+from .checkpoint import Checkpoint
+from .project import support_set
+from .rows import making
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..method.training import Pairs
+
+STAGE = "train"
+
+
+def train(
+    workspace: str | Path,
+    settings: TrainSettings,
+    run: Run | None = None,
+    *,
+    seed: int = 0,
+    projected: Path | None = None,
+    objects: Path | None = None,
+    support: Path | None = None,
+    output: Path | None = None,
+) -> Path:
+    """Train a decoder and store it with all that captioning a photo needs.
+
+    Args:
+        workspace: the folder of the run.
+        settings: the decoder and its training.
+        run: how the stage runs.
+        seed: of initialisation, held-out pairs, order and dropout.
+        projected: the projected features, if not the workspace's own.
+        objects: the detected objects, if not the workspace's own.
+        support: the support set's features file, if it has moved since `project`.
+        output: the captioner, if not the workspace's own.
+
+    Returns:
+        The path of the captioner.
+
+    Raises:
+        SynticError: see the message.
+    """
+    run = run or Run()
+    path = output or Path(workspace) / FILES[STAGE]
+    sources = {"projected": find_input(Path(workspace), "project", given=projected)}
+    if settings.objects:
+        sources["objects"] = find_input(Path(workspace), "detect", given=objects)
+    if settings.projection:
+        sources["support"] = _find_support(sources["projected"], support)
+    recipe = _recipe(path, settings, run, seed, sources)
+    with making(path, recipe, run) as making_output:
+        if making_output is None:
+            return path
+        data = _read(sources, settings)
+        making_output.begin()
+        checkpoint = Checkpoint(making_output.parts)
+        trained = _train(data, settings, run, seed, checkpoint)
+        making_output.finish(
+            columns={
+                "support": data.support,
+                "support_captions": data.support_captions,
+                "vocabulary": data.vocabulary,
+                "vocabulary_features": data.names,
+                "tokenizer": to_bytes(data.tokenizer),
+            },
+            groups={"decoder": trained.parameters, "history": trained.history},
+            attributes={
+                "decoder_config": trained.config,
+                "projection_temperature": data.temperature,
+                "projection": settings.projection,
+                "best_epoch": trained.best_epoch,
+            },
+        )
+    console.note(
+        f"{STAGE}: {path}, epoch {trained.best_epoch + 1} of {settings.epochs} kept, "
+        f"held-out loss {trained.history['held_out_loss'][trained.best_epoch]:.3f}",
+        quiet=run.quiet,
+    )
+    return path
+
+
+def _find_support(projected: Path, given: Path | None) -> Path:
+    """The file whose text features `project` used.
+
+    Raises:
+        SynticError: where it has moved or changed since.
+    """
+    with Artifact(projected, "project") as artifact:
+        recorded = artifact.recipe.inputs["support"]
+    path = given or projected.parent / recorded.file
+    if not path.exists():
+        raise SynticError(
+            f"{path}: the support set that {projected.name} was made with is not there; "
+            "give --support FILE"
+        )
+    with Artifact(path, "optimize", "encode") as support:
+        if support.fingerprint != recorded.fingerprint:
+            raise SynticError(
+                f"{path}: not the support set that {projected.name} was made with; "
+                "run `syntic project --force` again, or give --support FILE"
+            )
+    return path
+
+
+def _recipe(
+    path: Path, settings: TrainSettings, run: Run, seed: int, sources: Mapping[str, Path]
+) -> Recipe:
+    models: dict[str, Any] = {}
+    origins = {}
+    for role in ("projected", "objects"):
+        if role in sources:
+            with Artifact(sources[role]) as artifact:
+                models.update(artifact.recipe.models)
+                origins[role] = (artifact.recipe.origin, artifact.rows)
+    if len(set(origins.values())) > 1:
+        raise SynticError(
+            f"{sources['objects']}: its rows are of other images than those of "
+            f"{sources['projected']}; run `syntic detect` on the same images"
+        )
+    chosen = {**asdict(settings), "seed": seed}
+    if run.dtype != "auto":
+        chosen["dtype"] = run.dtype
+    inputs = {role: as_input(source, path) for role, source in sources.items()}
+    return Recipe(STAGE, chosen, inputs, models, origins["projected"][0])
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What the stage has read: valid rows, and what goes into the captioner."""
+
+    prefixes: np.ndarray
+    images: np.ndarray
+    tokens: np.ndarray
+    token_offsets: np.ndarray
+    labels: np.ndarray
+    label_offsets: np.ndarray
+    names: np.ndarray
+    vocabulary: list[str]
+    support: np.ndarray
+    support_captions: list[str]
+    temperature: float
+    tokenizer: Any
+
+
+def _read(sources: Mapping[str, Path], settings: TrainSettings) -> _Data:
+    with Artifact(sources["projected"], "project") as artifact:
+        valid = np.flatnonzero(artifact.numbers("valid"))
+        if len(valid) < 2:
+            raise SynticError(
+                f"{artifact.path}: {len(valid)} valid pairs; at least 2 are needed to train"
+            )
+        if len(valid) < artifact.rows:
+            console.note(
+                f"{STAGE}: {artifact.rows - len(valid)} pairs are left out (failed or blanked)"
+            )
+        captions = artifact.texts("captions")
+        images = artifact.numbers("image_features")[valid]
+        prefixes = artifact.numbers("projected")[valid] if settings.projection else images
+        clip = artifact.recipe.models["clip"]
+        temperature = float(artifact.recipe.settings["temperature"])
+    captions = [captions[row] for row in valid]
+    tokenizer = make_tokenizer(settings.tokenizer, captions)
+    tokens, token_offsets = encode_captions(tokenizer, captions, settings.max_length - 1)
+    labels, label_offsets, vocabulary = _objects(sources.get("objects"), valid)
+    names = _name_features(clip, vocabulary, images.shape[1])
+    support, support_captions = np.zeros((0, images.shape[1]), np.float32), []
+    if settings.projection:
+        with Artifact(sources["support"]) as artifact:
+            support, support_captions = support_set(artifact)
+    return _Data(
+        prefixes=prefixes,
+        images=images,
+        tokens=tokens,
+        token_offsets=token_offsets,
+        labels=labels,
+        label_offsets=label_offsets,
+        names=names,
+        vocabulary=vocabulary,
+        support=support,
+        support_captions=support_captions,
+        temperature=temperature,
+        tokenizer=tokenizer,
+    )
+
+
+def _objects(path: Path | None, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Labels of the rows' objects, where each row's begin, and the names."""
+    if path is None:
+        return np.zeros(0, np.int32), np.zeros(len(rows) + 1, np.int64), []
+    with Artifact(path, "detect") as artifact:
+        offsets, labels = artifact.numbers("offsets"), artifact.numbers("label")
+        vocabulary = artifact.texts("vocabulary")
+    counts = np.diff(offsets)[rows]
+    chosen = [labels[offsets[row] : offsets[row + 1]] for row in rows]
+    return np.concatenate(chosen), np.concatenate([[0], np.cumsum(counts)]), vocabulary
+
+
+def _name_features(clip: Mapping[str, Any], names: list[str], width: int) -> np.ndarray:
+    """E_text(name) of the vocabulary, (K, d)  (SynTIC, equation 4)."""
+    if not names:
+        return np.zeros((0, width), np.float32)
+    import torch
+
+    from ..models.clip import load_clip
+
+    settings = EncodeSettings(**{k: v for k, v in clip.items() if k != "identity"})
+    model = load_clip(settings, torch.device("cpu"), torch.float32)
+    return model.encode_texts(names).numpy()
+
+
+@dataclass(frozen=True)
+class _Trained:
+    parameters: dict[str, np.ndarray]
+    history: dict[str, np.ndarray]
+    config: str
+    best_epoch: int
+
+
+def _train(
+    data: _Data, settings: TrainSettings, run: Run, seed: int, checkpoint: Checkpoint
+) -> _Trained:
+    """Train to the end, from the checkpoint if there is one; keep the best held-out epoch."""
+    import json
+
+    import torch
+
+    from ..method.decoder import Decoder, DecoderConfig
+    from ..models.loading import find_device, find_dtype
+    from .fit import Fit
+
+    device = find_device(run.device)
+    dtype = find_dtype(run.dtype, device)
+    config = DecoderConfig(
+        vocabulary=data.tokenizer.get_vocab_size(),
+        features=data.images.shape[1],
+        width=settings.width,
+        layers=settings.layers,
+        heads=settings.heads,
+        max_length=settings.max_length,
+        dropout=settings.dropout,
+        objects=settings.objects,
+    )
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        decoder = Decoder(config).to(device).train()
+        fit = Fit(
+            decoder,
+            _on_device(data, device),
+            np.diff(data.token_offsets),
+            settings,
+            seed,
+            checkpoint,
+        )
+        fit.run_epochs(None if dtype == torch.float32 else dtype, quiet=run.quiet)
+    return _Trained(
+        {name: value.numpy() for name, value in fit.best.items()},
+        {
+            "epoch": np.arange(len(fit.curves)),
+            "loss": np.array([loss for loss, _ in fit.curves], np.float32),
+            "held_out_loss": np.array([loss for _, loss in fit.curves], np.float32),
+        },
+        json.dumps(asdict(config)),
+        fit.best_epoch,
+    )
+
+
+def _on_device(data: _Data, device: torch.device) -> Pairs:
+    import torch
+
+    from ..method.training import Pairs
+
+    def moved(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
+
+    return Pairs(
+        prefixes=moved(data.prefixes, torch.float32),
+        images=moved(data.images, torch.float32),
+        tokens=moved(data.tokens, torch.int32),
+        token_offsets=moved(data.token_offsets, torch.int64),
+        labels=moved(data.labels, torch.int32),
+        label_offsets=moved(data.label_offsets, torch.int64),
+        names=moved(data.names, torch.float32),
+        end=end_token(data.tokenizer),
+    )

@@ -1,0 +1,384 @@
+"""Corpus files as the standard library's own writers make them, and bad ones by the table."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from syntic_cli.corpus import read_corpus
+from syntic_cli.errors import SynticError
+
+TEXTS = [
+    "a dog runs on grass",
+    'she said "hello", then left',
+    "una niña 👩‍👩‍👧 salta",
+    "כלב רץ על הדשא",
+    "🐕🌿🎾",
+]
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def table(path: Path, rows: list[list[str]], delimiter: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    return path
+
+
+def karpathy() -> dict[str, object]:
+    def image(split: str, *texts: str) -> dict[str, object]:
+        sentences = [{"tokens": t.split(), "raw": t, "imgid": 0, "sentid": 1} for t in texts]
+        return {"filename": "x.jpg", "split": split, "sentids": [1], "sentences": sentences}
+
+    return {
+        "dataset": "coco",
+        "images": [image("train", "a", "b"), image("restval", "c"), image("test", "d\n", "e")],
+    }
+
+
+def coco(texts: list[str]) -> dict[str, object]:
+    return {
+        "info": {},
+        "images": [{"id": 7, "file_name": "7.jpg"}],
+        "annotations": [{"image_id": 7, "id": i, "caption": t} for i, t in enumerate(texts)],
+    }
+
+
+def every_format(folder: Path) -> list[Path]:
+    lines = "".join(f"{text}\n" for text in TEXTS)
+    rows = [["image", "caption"], *(["7.jpg", text] for text in TEXTS)]
+    objects = "".join(json.dumps({"id": 1, "caption": text}) + "\n" for text in TEXTS)
+    images = [{"split": "train", "sentences": [{"raw": text}]} for text in TEXTS]
+    packed = folder / "packed.txt.gz"
+    packed.write_bytes(gzip.compress(lines.encode()))
+    return [
+        written(folder / "lines.txt", lines),
+        written(folder / "dos.TXT", lines.replace("\n", "\r\n")),
+        written(folder / "mac.txt", lines.replace("\n", "\r")),
+        written(folder / "mark.txt", "\ufeff" + lines),
+        written(folder / "nosuffix", lines),
+        packed,
+        written(folder / "objects.jsonl", objects),
+        written(folder / "strings.jsonl", "".join(json.dumps(text) + "\n" for text in TEXTS)),
+        written(folder / "objects", " " + objects.replace('"caption"', '"text"')),
+        written(folder / "lines.json", objects),
+        written(folder / "coco.json", json.dumps(coco(TEXTS))),
+        written(folder / "results.json", json.dumps([{"caption": text} for text in TEXTS])),
+        written(folder / "karpathy.json", json.dumps({"images": images}, indent=1)),
+        table(folder / "table.csv", rows),
+        table(folder / "table.tsv", rows, "\t"),
+        written(folder / "mark.csv", b"\xef\xbb\xbf" + table(folder / "t.csv", rows).read_bytes()),
+    ]
+
+
+def test_every_format_gives_the_same_captions_and_digest(tmp_path: Path) -> None:
+    expected = hashlib.sha256("".join(f"{text}\n" for text in TEXTS).encode()).hexdigest()
+    for path in every_format(tmp_path):
+        corpus = read_corpus(path)
+        assert corpus.captions == TEXTS, path.name
+        assert (corpus.digest, corpus.source) == (expected, str(path))
+        assert (corpus.dropped_empty, corpus.dropped_long, corpus.not_sampled) == (0, 0, 0)
+
+
+def test_white_space_collapses_and_only_line_breaks_end_a_line(tmp_path: Path) -> None:
+    text = " a\t dog\x0bon\x0cgrass \u2028by\x85the\u2029sea\x1c.\n\n \t\u3000\r\r\nlast\xa0one"
+    corpus = read_corpus(written(tmp_path / "c.txt", text))
+    assert corpus.captions == ["a dog on grass by the sea .", "last one"]
+    assert corpus.dropped_empty == 3
+
+
+def test_nul_and_control_characters_become_spaces(tmp_path: Path) -> None:
+    words = "a long enough caption around them"
+    corpus = read_corpus(written(tmp_path / "c.txt", f"a\0dog\x07 runs\x9f\n\0\n{words}\n"))
+    assert corpus.captions == ["a dog runs", words]
+    assert corpus.dropped_empty == 1
+    rows = written(tmp_path / "c.csv", "caption\na\0cat of sufficient length\n")
+    assert read_corpus(rows).captions == ["a cat of sufficient length"]
+
+
+def test_half_a_surrogate_pair_cannot_reach_an_artifact(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.jsonl", '{"caption": "a \\ud83d dog \\ud83d\\udc15"}\n')
+    assert read_corpus(path).captions == ["a dog 🐕"]
+
+
+def test_a_text_of_5000_words_is_kept_whole(tmp_path: Path) -> None:
+    long = " ".join(f"word{i}" for i in range(5000))
+    assert read_corpus(written(tmp_path / "c.txt", f"{long}\n")).captions == [long]
+    assert read_corpus(table(tmp_path / "c.csv", [["text"], [long]])).captions == [long]
+
+
+def test_a_table_may_hold_line_breaks_quotes_and_blank_rows(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "c.csv", 'id, sentence \r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2,\r\n'
+    )
+    corpus = read_corpus(path)
+    assert corpus.captions == ['two lines, "quoted"']
+    assert corpus.dropped_empty == 2
+
+
+def test_text_field_names_the_field_and_caption_comes_first(tmp_path: Path) -> None:
+    record = {"text": "t", "caption": "c", "alt": "a"}
+    lines = written(tmp_path / "c.jsonl", json.dumps(record) + "\n")
+    rows = table(tmp_path / "c.csv", [list(record), list(record.values())])
+    items = written(tmp_path / "c.json", json.dumps([record]))
+    for path in (lines, rows, items):
+        assert read_corpus(path).captions == ["c"]
+        assert read_corpus(path, text_field="alt").captions == ["a"]
+
+
+def test_null_and_blank_records_count_as_empty(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.jsonl", '{"caption": null}\n\n{"caption": " "}\n"kept"\nnull\n')
+    corpus = read_corpus(path)
+    assert (corpus.captions, corpus.dropped_empty) == (["kept"], 4)
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        (None, ["a", "b", "c", "d", "e"]),
+        ("train", ["a", "b"]),
+        ("test", ["d", "e"]),
+        ("train,restval", ["a", "b", "c"]),
+    ],
+)
+def test_split(tmp_path: Path, split: str | None, expected: list[str]) -> None:
+    document = karpathy()
+    flat = [
+        {"split": image["split"], "caption": sentence["raw"].strip()}
+        for image in document["images"]  # type: ignore[attr-defined]
+        for sentence in image["sentences"]
+    ]
+    paths = [
+        written(tmp_path / "k.json", json.dumps(document)),
+        written(tmp_path / "c.jsonl", "".join(json.dumps(record) + "\n" for record in flat)),
+        table(tmp_path / "c.csv", [["split", "caption"], *(list(r.values()) for r in flat)]),
+    ]
+    for path in paths:
+        assert read_corpus(path, split=split).captions == expected, path.name
+
+
+def test_max_words_drops_and_counts_the_longer_texts(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.txt", "one two\none  two   three \none two three four\n\n")
+    corpus = read_corpus(path, max_words=3)
+    assert corpus.captions == ["one two", "one two three"]
+    assert (corpus.dropped_long, corpus.dropped_empty) == (1, 1)
+
+
+def test_sample_is_seeded_ordered_and_nested(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.txt", "".join(f"text {i:03}\n" for i in range(205)))
+    whole = read_corpus(path)
+    some = read_corpus(path, sample=0.1, seed=3)
+    assert len(some.captions) == round(0.1 * 205)
+    assert some.not_sampled == 205 - len(some.captions)
+    assert some.captions == sorted(some.captions) != whole.captions[: len(some.captions)]
+    assert some == read_corpus(path, sample=0.1, seed=3)
+    assert some.captions != read_corpus(path, sample=0.1, seed=4).captions
+    assert set(some.captions) < set(read_corpus(path, sample=0.5, seed=3).captions)
+    assert some.digest != whole.digest
+    assert read_corpus(path, sample=1.0) == whole
+
+
+def test_sample_draws_each_text_about_as_often(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.txt", "".join(f"{i}\n" for i in range(20)))
+    drawn = [
+        text for seed in range(400) for text in read_corpus(path, sample=0.25, seed=seed).captions
+    ]
+    counts = [drawn.count(str(i)) for i in range(20)]
+    # 100 expected, standard deviation sqrt(400 * 0.25 * 0.75) = 8.7
+    assert sum(counts) == 400 * 5
+    assert max(abs(count - 100) for count in counts) < 5 * 8.7
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("a dog\n\na cat\n", ["a dog", "a cat"]),
+        ('\n {"caption": "a dog"}\n{"text": "a cat"}\n', ["a dog", "a cat"]),
+        ('{"caption": "a dog"}', ["a dog"]),
+        (json.dumps(coco(["a dog"]), indent=2), ["a dog"]),
+    ],
+)
+def test_standard_input(monkeypatch: pytest.MonkeyPatch, content: str, expected: list[str]) -> None:
+    # Bytes must be decoded as --encoding says, whatever the terminal's own encoding is.
+    stdin = io.TextIOWrapper(io.BytesIO(content.encode()), encoding="ascii")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    corpus = read_corpus("-")
+    assert (corpus.captions, corpus.source) == (expected, "standard input")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_reads_as_a_file_does(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("a dog\na cat\n"))
+    writer.start()
+    assert read_corpus(pipe).captions == ["a dog", "a cat"]
+    writer.join()
+
+
+def test_other_encodings(tmp_path: Path) -> None:
+    for encoding in ("latin-1", "utf-16", "utf-16-le", "shift_jis", "UTF8"):
+        text = "café au lait" if encoding != "shift_jis" else "犬が走る"
+        path = written(tmp_path / "c.txt", f"{text}\n\n{text} 2\n".encode(encoding))
+        assert read_corpus(path, encoding=encoding).captions == [text, f"{text} 2"]
+
+
+def test_the_offset_of_a_bad_byte_is_found_far_into_a_file(tmp_path: Path) -> None:
+    line = "a dog and a café\r\n".encode()
+    path = written(tmp_path / "c.txt", line * 9000 + b"caf\xe9\r\n" + line)
+    with pytest.raises(SynticError) as caught:
+        read_corpus(path)
+    message = str(caught.value)
+    assert f"{path}, line 9001: " in message
+    assert f"0xe9 at offset {len(line) * 9000 + 3} " in message
+    assert "--encoding" in message
+
+
+# name, content, options, parts of the message
+BAD = [
+    ("empty.txt", "", {}, ["is empty"]),
+    ("blank.txt", " \n\t\n\n", {}, ["no text", "3 empty"]),
+    ("long.txt", "one two three\n", {"max_words": 2}, ["more than 2 words", "--max-words"]),
+    ("few.txt", "one\ntwo\n", {"sample": 0.1}, ["--sample", "2 texts"]),
+    ("bytes.txt", b"fine\ncaf\xe9\n", {}, ["line 2", "0xe9", "offset 8", "--encoding"]),
+    ("bytes.csv", b"caption\ncaf\xe9 noir\n", {}, ["line 2", "offset 11", "--encoding"]),
+    ("bytes.json", b'["caf\xe9"]', {}, ["line 1", "offset 5", "--encoding"]),
+    ("chinese.txt", "狗在草地上".encode("utf-16"), {}, ["offset 0", "utf-16"]),
+    ("wide.txt", "a dog runs".encode("utf-16"), {}, ["binary", "utf-16"]),
+    ("wide-le.txt", ("a dog runs\n" * 9).encode("utf-16-le"), {}, ["binary", "utf-16"]),
+    ("photo.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff", {}, ["binary"]),
+    ("noise.txt", random.Random(0).randbytes(9000), {}, ["binary"]),
+    ("noise2.txt", random.Random(0).randbytes(9000), {"encoding": "latin-1"}, ["binary"]),
+    ("corpus.docx", "text", {}, ["no .docx corpus", ".jsonl"]),
+    ("corpus.txt", "text", {"split": "train"}, ["no splits", "--split"]),
+    ("plain.txt.gz", "not packed", {}, ["cannot be read", "gzip"]),
+    ("cut.txt.gz", gzip.compress(b"a dog runs\n" * 99)[:-9], {}, ["cannot be read"]),
+    ("broken.jsonl", '"ok"\n{"caption": \n', {}, ["line 2", "malformed JSON"]),
+    ("broken", '{"caption": "a"}\n{"caption"}\n', {}, ["line 2", "malformed JSON"]),
+    ("deep.jsonl", "[" * 200_000 + "\n", {}, ["line 1", "malformed JSON"]),
+    ("number.jsonl", '"ok"\n7\n', {}, ["line 2", "bare int"]),
+    ("list.jsonl", '{"caption": ["a", "b"]}\n', {}, ["line 1", "`caption` holds a list"]),
+    (
+        "other.jsonl",
+        '{"alt": "a", "id": 1}\n',
+        {},
+        ["line 1", "there are: alt, id", "--text-field"],
+    ),
+    ("field.jsonl", '{"alt": "a"}\n', {"text_field": "x"}, ["no field `x`", "there are: alt"]),
+    ("split.jsonl", '{"text": "a"}\n', {"split": "train"}, ["no field `split`", "omit --split"]),
+    ("string.jsonl", '"a"\n', {"split": "train"}, ["line 1", "`split`"]),
+    ("broken.json", '{"annotations": [\n{"caption": "a"},\n', {}, ["line 3", "malformed JSON"]),
+    ("deep.json", "[" * 200_000, {}, ["malformed JSON"]),
+    ("other.json", '{"rows": []}', {}, ["COCO", "`images`", ".jsonl"]),
+    ("scalar.json", "3", {}, ["COCO"]),
+    ("none.json", '{"annotations": []}', {}, ["is empty"]),
+    ("boxes.json", '{"annotations": [{"bbox": [], "id": 1}]}', {}, ["annotation 1", "bbox, id"]),
+    ("info.json", '{"images": [{"id": 1}]}', {}, ["image 1", "sentences"]),
+    ("coco.json", json.dumps(coco(["a"])), {"split": "val"}, ["annotation 1", "`split`"]),
+    ("karpathy.json", json.dumps(karpathy()), {"split": "val"}, ["val", "restval, test, train"]),
+    ("karpathy.json", json.dumps(karpathy()), {"split": "test,vla"}, ["no split vla;"]),
+    ("columns.csv", "image;text\nx;a dog\n", {}, ["line 2", "there are: image;text"]),
+    ("header.csv", "image,caption\n", {}, ["is empty"]),
+    ("short.csv", "image,caption\nx\n", {}, ["line 2", "1 fields", "2"]),
+    ("comma.csv", "image,caption\nx,a dog\nx,a dog, running\n", {}, ["line 3", "3 fields"]),
+    ("quote.csv", 'caption\n"a dog\na cat\n', {}, ["line 3", "quote"]),
+    ("huge.csv", 'caption\n"a ' + "dog " * 40_000 + '"\n', {}, ["line 2", "malformed table"]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "options", "parts"), BAD, ids=lambda v: str(v)[:20])
+def test_bad_files_get_one_line_that_names_them(
+    tmp_path: Path,
+    name: str,
+    content: str | bytes,
+    options: dict[str, object],
+    parts: list[str],
+) -> None:
+    path = written(tmp_path / name, content)
+    with pytest.raises(SynticError) as caught:
+        read_corpus(path, **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < len(str(path)) + 250
+    for part in parts:
+        assert part in message
+    assert str(path) in message
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"encoding": "utf-99"}, "--encoding utf-99"),
+        ({"encoding": "base64"}, "--encoding base64"),
+        ({"max_words": 0}, "--max-words 0"),
+        ({"sample": 0.0}, "--sample 0.0"),
+        ({"sample": 1.5}, "--sample 1.5"),
+        ({"sample": float("nan")}, "--sample nan"),
+    ],
+)
+def test_bad_options_are_named(tmp_path: Path, options: dict[str, object], expected: str) -> None:
+    path = written(tmp_path / "c.txt", "text\n")
+    with pytest.raises(SynticError, match=expected):
+        read_corpus(path, **options)  # type: ignore[arg-type]
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link.txt").symlink_to(tmp_path / "gone.txt")
+    (tmp_path / "folder.txt").mkdir()
+    for name, part in [
+        ("absent.txt", "no such file"),
+        ("link.txt", "a link to"),
+        ("folder.txt", "is a folder"),
+        ("two\nlines.txt", r"two\nlines.txt"),
+        ("nul\0.txt", "null"),
+    ]:
+        with pytest.raises(SynticError) as caught:
+            read_corpus(tmp_path / name)
+        assert part in str(caught.value)
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = written(tmp_path / "secret.txt", "a dog\n")
+    monkeypatch.setattr(Path, "open", denied)  # root, who often runs tests, may read any file
+    with pytest.raises(SynticError, match="Permission denied"):
+        read_corpus(path)
+
+
+def test_the_module_needs_no_torch_and_leaves_no_file_open(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.txt.gz", gzip.compress(b"a dog\n"))
+    code = (
+        "import sys; from syntic_cli.corpus import read_corpus\n"
+        f"read_corpus({str(path)!r}); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_many_lines_are_quick(tmp_path: Path) -> None:
+    path = tmp_path / "c.txt"
+    path.write_text("a man riding a wave on top of a surfboard in the sea\n" * 100_000)
+    start = time.process_time()
+    assert len(read_corpus(path).captions) == 100_000
+    # 0.1 s measured; what is guarded against is work that grows with the square.
+    assert time.process_time() - start < 2

@@ -1,0 +1,451 @@
+"""Photos whose pixels are known beforehand, in every kind of file; bad ones by the table."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image, ImageFile
+
+from syntic_cli import photos
+from syntic_cli.errors import SynticError
+from syntic_cli.photos import decode_image, find_photos, load_photo
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def quarters(width: int = 32, height: int = 48) -> np.ndarray[Any, Any]:
+    """Red, green over blue, white: no turn or flip of it looks like another."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    middle = (slice(None, height // 2), slice(height // 2, None))
+    left, right = slice(None, width // 2), slice(width // 2, None)
+    pixels[middle[0], left], pixels[middle[0], right] = RED, GREEN
+    pixels[middle[1], left], pixels[middle[1], right] = BLUE, WHITE
+    return pixels
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def pixels_of(image: Image.Image) -> np.ndarray[Any, Any]:
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG that declares a size, with no pixels behind it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    )
+
+
+# As the EXIF standard defines the values: how the rows and columns of the upright image are stored.
+STORED: dict[int, Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_exif_orientations_all_come_out_upright(kind: str, orientation: int) -> None:
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](quarters())))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options: dict[str, dict[str, Any]] = {
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "WEBP": {"lossless": True},
+    }
+    image = decode_image(encoded(stored, kind, exif=exif, **options.get(kind, {})), "x")
+    assert np.abs(pixels_of(image) - quarters()).max() <= (8 if kind == "JPEG" else 0)
+    assert not image.getexif().get(0x0112)  # or whoever reads it next would turn it again
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_damaged_exif_block_costs_the_turn_and_not_the_photo() -> None:
+    data = encoded(Image.fromarray(quarters()), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f\1\2")
+    assert decode_image(data, "x").size == (32, 48)
+
+
+def colour_cases() -> dict[str, tuple[Image.Image, str, dict[str, Any], tuple[int, int, int]]]:
+    """Name to an image of one colour, how to save it, and the RGB colour that must come out."""
+    clear_palette = Image.new("P", (4, 4), 1)
+    clear_palette.putpalette([*RED, *BLUE])
+    grey_alpha = Image.new("LA", (4, 4), (40, 0))
+    return {
+        "grey": (Image.new("L", (4, 4), 77), "JPEG", {}, (77, 77, 77)),
+        "bilevel": (Image.new("1", (4, 4), 1), "PNG", {}, WHITE),
+        "palette": (clear_palette, "PNG", {}, BLUE),
+        "clear palette": (clear_palette, "PNG", {"transparency": 1}, WHITE),
+        "palette of alphas": (clear_palette, "PNG", {"transparency": b"\xff\x80"}, (127, 127, 255)),
+        "clear GIF": (clear_palette, "GIF", {"transparency": 1}, WHITE),
+        "keyed RGB": (Image.new("RGB", (4, 4), RED), "PNG", {"transparency": RED}, WHITE),
+        "clear": (Image.new("RGBA", (4, 4), (9, 9, 9, 0)), "PNG", {}, WHITE),
+        "half clear": (Image.new("RGBA", (4, 4), (0, 0, 0, 128)), "PNG", {}, (127, 127, 127)),
+        "opaque": (Image.new("RGBA", (4, 4), (1, 2, 3, 255)), "PNG", {}, (1, 2, 3)),
+        "clear WebP": (Image.new("RGBA", (4, 4), (9, 9, 9, 0)), "WEBP", {"lossless": True}, WHITE),
+        "grey and alpha": (grey_alpha, "PNG", {}, WHITE),
+        # Ink 0 is paper; Photoshop's JPEGs store ink inverted, a TIFF does not.
+        "CMYK JPEG": (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", {"quality": 95}, RED),
+        "CMYK paper": (Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG", {"quality": 95}, WHITE),
+        "CMYK TIFF": (Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "TIFF", {}, RED),
+        "one pixel": (Image.new("RGB", (1, 1), GREEN), "PNG", {}, GREEN),
+        "BMP": (Image.new("RGB", (3, 5), GREEN), "BMP", {}, GREEN),
+        "PPM": (Image.new("RGB", (3, 5), GREEN), "PPM", {}, GREEN),
+        "JPEG 2000": (Image.new("RGB", (8, 8), GREEN), "JPEG2000", {}, GREEN),
+    }
+
+
+@pytest.mark.parametrize("name", colour_cases())
+def test_every_colour_space_comes_out_as_rgb(name: str, tmp_path: Path) -> None:
+    image, kind, options, expected = colour_cases()[name]
+    data = encoded(image, kind, **options)
+    path = tmp_path / "any.name"
+    path.write_bytes(data)
+    for loaded in (decode_image(data, name), load_photo(path)):
+        assert loaded.size == image.size
+        assert np.abs(pixels_of(loaded) - expected).max() <= (2 if kind == "JPEG" else 0)
+        assert loaded.info == {}
+
+
+def test_an_adobe_cmyk_jpeg_is_one() -> None:
+    assert b"Adobe" in encoded(Image.new("CMYK", (8, 8)), "JPEG")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PGM", "big-endian TIFF"])
+def test_16_bit_greyscale_is_scaled_and_not_clipped(kind: str) -> None:
+    deep = np.array([[0, 10 * 257, 128 * 257 + 100, 65535]], np.uint16)
+    if kind == "PGM":
+        data = b"P5\n4 1\n65535\n" + deep.astype(">u2").tobytes()
+    elif kind == "big-endian TIFF":
+        data = encoded(Image.frombytes("I;16B", (4, 1), deep.astype(">u2").tobytes()), "TIFF")
+        assert data[:2] in (b"MM", b"II")
+    else:
+        data = encoded(Image.fromarray(deep), kind)
+    assert pixels_of(decode_image(data, "x"))[0, :, 0].tolist() == [0, 10, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 128.0, 255.0], [0, 128, 255]),
+        ([-1.0, float("nan"), 65535.0], [0, 0, 255]),
+        ([0, 257, 65535], [0, 1, 255]),
+        ([0, 1 << 29, 1 << 30], [0, 128, 255]),
+    ],
+)
+def test_deeper_greyscale_is_scaled_too(values: list[float], expected: list[int]) -> None:
+    kind = np.float32 if isinstance(values[0], float) else np.int32
+    data = encoded(Image.fromarray(np.array([values], kind)), "TIFF")
+    assert pixels_of(decode_image(data, "x"))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+def test_of_several_frames_the_first_is_taken(kind: str) -> None:
+    first, *others = (Image.new("RGB", (16, 16), colour) for colour in (BLUE, RED, GREEN))
+    options: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "MPO": {"quality": 95}}
+    data = encoded(first, kind, save_all=True, append_images=others, **options.get(kind, {}))
+    loaded = pixels_of(decode_image(data, "x"))
+    assert np.abs(loaded - BLUE).max() <= (2 if kind == "MPO" else 0)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("at_least", "shorter"), [(1, 75), (75, 75), (76, 150), (224, 300), (9999, 600)]
+)
+def test_a_jpeg_is_decoded_no_larger_than_needed(
+    orientation: int, at_least: int, shorter: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](quarters(600, 800)))
+    data = encoded(Image.fromarray(stored), "JPEG", quality=95, exif=exif)
+    image = decode_image(data, "x", at_least=at_least)
+    assert image.size == (shorter, shorter * 4 // 3)
+    width, height = image.size
+    for across, down, colour in [(1, 1, RED), (3, 1, GREEN), (1, 3, BLUE), (3, 3, WHITE)]:
+        seen = pixels_of(image)[down * height // 4, across * width // 4]
+        assert np.abs(seen - colour).max() <= 4
+
+
+def test_other_formats_ignore_at_least() -> None:
+    for kind in ("PNG", "GIF", "WEBP", "TIFF"):
+        data = encoded(Image.fromarray(quarters(160, 240)), kind)
+        assert decode_image(data, "x", at_least=16).size == (160, 240)
+
+
+JPEG = encoded(Image.fromarray(quarters()), "JPEG")
+PNG = encoded(Image.fromarray(quarters()), "PNG")
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+WEBP_LARGEST = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xfe\x3f\0" * 2 + b"VP8 "
+
+BAD = [
+    ("empty.jpg", b"", ["empty", "0 bytes"]),
+    ("text.jpg", b"this is a text and no photo\n", ["not an image", "JPEG, PNG"]),
+    ("short.jpg", b"\xff", ["not an image"]),
+    ("figure.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ["not an image"]),
+    ("phone.heic", HEIC, ["HEIC", "convert it to JPEG"]),
+    ("cut.jpg", JPEG[: len(JPEG) // 2], ["cannot be decoded", "copy it again"]),
+    ("head.jpg", JPEG[:20], ["cannot be decoded"]),
+    ("cut.png", PNG[:60], ["cannot be decoded"]),
+    ("head.png", PNG[:20], ["cannot be decoded"]),
+    ("cut.gif", b"GIF89a\x10\0", ["cannot be decoded"]),
+    ("none.png", png_of_size(9, 9), ["cannot be decoded"]),
+    ("wide.png", png_of_size(30_000, 10), ["too large", "30000 x 10 pixels", "scale it down"]),
+    ("tall.png", png_of_size(10, 20_001), ["too large", "10 x 20001"]),
+    ("bomb.png", png_of_size(30_000, 30_000), ["too large", "30000 x 30000"]),
+    ("many.png", png_of_size(15_000, 15_000), ["too large", "15000 x 15000", "178 million"]),
+    ("wide.jpg", encoded(Image.new("L", (30_000, 1)), "JPEG"), ["30000 x 1 pixels"]),
+    ("line\nbreak.jpg", b"", [r"line\nbreak.jpg", "empty"]),
+    ("\x1b[2J.jpg", b"", [r"\x1b[2J.jpg", "empty"]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "parts"), BAD, ids=[repr(row[0]) for row in BAD])
+def test_bad_photos_get_one_line_that_names_them(
+    tmp_path: Path, name: str, content: bytes, parts: list[str]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    shown = str(path) if name.isprintable() else repr(str(path))
+    for at_least in (None, 8):
+        with pytest.raises(SynticError) as caught:
+            load_photo(path, at_least=at_least)
+        message = str(caught.value)
+        assert message.startswith(shown)
+        assert message.isprintable()
+        assert [part for part in parts if part not in message] == []
+        with pytest.raises(SynticError) as again:
+            decode_image(content, str(path), at_least)
+        assert str(again.value) == message
+
+
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="older ones decode first")
+def test_a_webp_that_pillow_refuses_by_itself_is_too_large() -> None:
+    with pytest.raises(SynticError, match=r"^big is too large .*268402689 pixels"):
+        decode_image(WEBP_LARGEST, "big")
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link.jpg").symlink_to("gone.jpg")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, part in [
+        ("absent.jpg", "no such file"),
+        ("link.jpg", "a link to gone.jpg, which is not there"),
+        ("loop.jpg", "a link to loop.jpg"),
+        ("folder.jpg", "is a folder"),
+        ("pipe.jpg", "not a regular file"),
+        ("a\nb.jpg", r"a\nb.jpg': no such file"),
+        ("nul\0.jpg", "null"),
+        ("x" * 300, "cannot be read (File name too long)"),
+    ]:
+        with pytest.raises(SynticError) as caught:
+            load_photo(tmp_path / name)
+        assert part in str(caught.value)
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "secret.jpg"
+    path.write_bytes(JPEG)
+    monkeypatch.setattr(Path, "open", denied)  # root, who often runs tests, may read any file
+    with pytest.raises(SynticError, match="permission denied"):
+        load_photo(path)
+
+
+def test_damaged_bytes_give_an_image_or_our_error_and_nothing_else() -> None:
+    picks = random.Random(0)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8))
+    failed = 0
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM"):
+        exif = {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"}
+        good = encoded(noise, kind, **(exif if kind in ("JPEG", "PNG", "WEBP") else {}))
+        for _ in range(40):
+            data = bytearray(good)
+            for _ in range(picks.randrange(1, 6)):
+                data[picks.randrange(min(len(data), picks.choice([40, 4000])))] = picks.randrange(
+                    256
+                )
+            if picks.random() < 0.3:
+                data = data[: picks.randrange(len(data))]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    assert decode_image(bytes(data), "damaged", at_least=8).mode == "RGB"
+                except SynticError as error:
+                    assert str(error).startswith("damaged ")  # noqa: PT017 - both ends are right
+                    failed += 1
+    assert failed > 90
+
+
+def test_limits_are_ours_and_pillows_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow warns from 89 million pixels on
+        data = encoded(Image.new("1", (9_500, 9_500)), "PNG")
+        assert decode_image(data, "large").size == (9_500, 9_500)
+    with pytest.raises(SynticError):
+        decode_image(JPEG[:-200], "cut")
+    assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+    monkeypatch.setattr(photos, "MAX_PIXELS", 32 * 48)
+    assert decode_image(PNG, "exactly").size == (32, 48)
+    monkeypatch.setattr(photos, "MAX_PIXELS", 32 * 48 - 1)
+    with pytest.raises(SynticError, match="32 x 48 pixels"):
+        decode_image(PNG, "more")
+
+
+def test_the_module_needs_no_torch_and_leaves_no_file_open(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "b.png").write_bytes(PNG[:60])
+    code = (
+        "import sys; from syntic_cli.photos import find_photos, load_photo\n"
+        "for photo in find_photos(sys.argv[1:]):\n"
+        "    try: load_photo(photo)\n"
+        "    except Exception as error: print(type(error).__name__)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "SynticError\n", "")
+
+
+@pytest.fixture
+def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of names (no file has content: finding does not open them), and the place to be."""
+    names = (
+        *("album/b.jpg", "album/B.JPEG", "album/a10.png", "album/a2.webp", "album/é.gif"),
+        *("album/.hidden.jpg", "album/notes.txt", "album/phone.HEIC", "album/sub/c.jpg"),
+        *("album/sub/.cache/d.jpg", "album/sub.jpg/e.png", "plain/readme.md", "one.dat"),
+    )
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "album/dangling.jpg").symlink_to("gone.jpg")
+    (tmp_path / "album/around").symlink_to("..", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+FLAT = ["B.JPEG", "a10.png", "a2.webp", "b.jpg", "dangling.jpg", "phone.HEIC", "é.gif"]
+DEEP = [*FLAT[:-1], "sub/c.jpg", "sub.jpg/e.png", FLAT[-1]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (["album"], [f"album/{name}" for name in FLAT]),
+        (
+            ["album/b.jpg", "album", "album/b.jpg"],
+            [f"album/{n}" for n in ("b.jpg", *FLAT, "b.jpg")],
+        ),
+        (["album/é.gif", "album/a10.png"], ["album/é.gif", "album/a10.png"]),
+        (["one.dat", "album/.hidden.jpg"], ["one.dat", "album/.hidden.jpg"]),
+        (["one.dat", "absent.jpg"], ["one.dat", "absent.jpg"]),
+        (
+            ["album/*.jpg", "one.*"],
+            ["album/b.jpg", "album/dangling.jpg", "album/sub.jpg/e.png", "one.dat"],
+        ),
+        (["album/a?.webp", "none/*.png"], ["album/a2.webp", "none/*.png"]),
+        (["**/one.*", "album/su?/*"], ["one.dat", "album/sub/c.jpg"]),
+    ],
+)
+def test_find_photos(album: Path, inputs: list[str], expected: list[str]) -> None:
+    (album / "album/around").unlink()  # how far a pattern follows links is Python's affair
+    assert find_photos(inputs) == [Path(name) for name in expected]
+
+
+def test_find_photos_in_subfolders(album: Path) -> None:
+    assert find_photos(["album"], recursive=True) == [Path("album", name) for name in DEEP]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(album: Path) -> None:
+    (album / "[ab].jpg").touch()
+    (album / "a.jpg").touch()
+    assert find_photos(["[ab].jpg"]) == [Path("[ab].jpg")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("album/b.jpg\n\none.dat\n", ["album/b.jpg", "one.dat"]),
+        ("album/b.jpg\r\none.dat\r\n", ["album/b.jpg", "one.dat"]),
+        ("one.dat\0two\nlines.jpg\0", ["one.dat", "two\nlines.jpg"]),
+        ("album", [f"album/{name}" for name in FLAT]),
+        (" spaced .jpg\nalbum/*.png\n", [" spaced .jpg", "album/*.png"]),
+        ("latin\udce9.jpg\none.dat\n", ["latin\udce9.jpg", "one.dat"]),
+    ],
+)
+def test_a_list_on_standard_input(album: Path, text: str, expected: list[str]) -> None:
+    pipe = io.TextIOWrapper(io.BytesIO(os.fsencode(text)), encoding="utf-8")
+    for stdin in (io.StringIO(text), pipe):
+        found = find_photos(["one.dat", "-", "one.dat"], stdin=stdin)
+        assert found == [Path(name) for name in ["one.dat", *expected, "one.dat"]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ([], "no photo was named"),
+        (["-"], "no photo was named on standard input"),
+        ([""], "empty name"),
+        (["one.dat", ""], "empty name"),
+        (["plain"], "plain holds no image file .*--recursive"),
+        (["one.dat", "plain"], "plain holds no image file"),
+        (["absent.jpg"], "absent.jpg: no such file"),
+        (["*.tiff"], r"\*.tiff: no such file"),
+        (["album/dangling.jpg"], "a link to gone.jpg"),
+    ],
+)
+def test_nothing_to_caption_is_an_error(album: Path, inputs: list[str], expected: str) -> None:
+    with pytest.raises(SynticError, match=expected):
+        find_photos(inputs, stdin=io.StringIO("\n"))
+
+
+def test_a_folder_read_in_full_gets_another_hint(album: Path) -> None:
+    with pytest.raises(SynticError, match=r"plain holds no image file .*: name another folder"):
+        find_photos(["plain"], recursive=True)
+
+
+def test_an_unreadable_folder_is_named(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(SynticError, match=r"album may not be read \(permission denied\)"):
+        find_photos(["album"])
