@@ -104,8 +104,15 @@ def from_bytes(data: np.ndarray) -> Tokenizer:
 
 
 def end_token(tokenizer: Tokenizer) -> int:
-    """The token that ends a caption."""
-    return int(tokenizer.token_to_id(END))
+    """The token that ends a caption.
+
+    Raises:
+        SynticError: where the tokenizer, read from a captioner, is not one of ours.
+    """
+    token = tokenizer.token_to_id(END)
+    if token is None:
+        raise SynticError(f"the tokenizer has no {END}; train the captioner again")
+    return token
 
 
 def encode_captions(

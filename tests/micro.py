@@ -1,4 +1,4 @@
-"""Micro models with random weights, in the libraries' own formats, so that real loading code runs."""
+"""Micro models with random weights, in the libraries' own formats, for the real loading code."""
 
 from __future__ import annotations
 
@@ -67,8 +67,20 @@ def _build_clip(folder: Path) -> None:
     folder.mkdir(parents=True)
     config = {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 16,
+        },
+        "text_cfg": {
+            "context_length": 32,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
     }
     normalise = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
     (folder / "open_clip_config.json").write_text(
@@ -82,7 +94,12 @@ def _build_clip(folder: Path) -> None:
 
 
 def _build_text_to_image(folder: Path) -> None:
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     unet = UNet2DConditionModel(

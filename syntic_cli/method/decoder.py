@@ -153,10 +153,10 @@ class Decoder(nn.Module):
         for module in (self.token, self.position, *self.blocks.modules()):
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
-        for block in self.blocks:
+        for name, parameter in self.named_parameters():
             # Keeps the variance of the residual stream level with depth (GPT-2).
-            for last in (block.attention.out, block.mlp[2]):  # type: ignore[index, union-attr]
-                nn.init.normal_(last.weight, std=0.02 / (2 * self.config.layers) ** 0.5)
+            if name.endswith(("attention.out.weight", "mlp.2.weight")):
+                nn.init.normal_(parameter, std=0.02 / (2 * self.config.layers) ** 0.5)
         for linear in self.prefix:
             # Unit-length features have entries of about 1/√d; this brings them to unit scale.
             nn.init.normal_(linear.weight, std=1.0)  # type: ignore[arg-type]

@@ -61,8 +61,8 @@ class TextToImage:
 def _as_pixels(images: Tensor, flagged: Sequence[bool] | None) -> Generated:
     images = images.float()
     finite = images.isfinite().flatten(1).all(dim=1).cpu().numpy()
-    pixels = images.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
-    pixels = pixels.permute(0, 2, 3, 1).cpu().numpy()
+    levels = images.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
+    pixels = levels.permute(0, 2, 3, 1).cpu().numpy()
     marks = np.asarray(flagged, bool) if flagged is not None else np.zeros(len(pixels), bool)
     return Generated(pixels, marks, ~finite)
 

@@ -262,9 +262,11 @@ def named_objects(
     """Objects with their names, as they are printed."""
     return [
         DetectedObject(
-            vocabulary[label], round(float(score), 4), tuple(round(float(v), 4) for v in box)
-        )  # type: ignore[arg-type]
-        for label, score, box in zip(labels, scores, boxes, strict=True)
+            vocabulary[label],
+            round(float(score), 4),
+            (round(x0, 4), round(y0, 4), round(x1, 4), round(y1, 4)),
+        )
+        for label, score, (x0, y0, x1, y1) in zip(labels, scores, boxes.tolist(), strict=True)
     ]
 
 
@@ -280,9 +282,10 @@ def _model_settings(artifact: Artifact, clip: str | None, detector: str | None) 
     Raises:
         SynticError: where a model in its place is not the one it was trained with.
     """
-    named = dict(artifact.recipe.models)
-    trained_with = named["clip"].pop("identity")
-    encode = EncodeSettings(**named["clip"])
+    named = artifact.recipe.models
+    values = dict(named["clip"])
+    trained_with = values.pop("identity")
+    encode = EncodeSettings(**values)
     if clip is not None:
         encode = EncodeSettings(clip, encode.pretrained)
     found = identity(encode.model, encode.revision, encode.pretrained)
@@ -532,7 +535,9 @@ def read_captions(path: Path) -> list[Caption]:
                 text,
                 log_probability,
                 named_objects(
-                    *(found[name][cuts[row] : cuts[row + 1]] for name in ("label", "score", "box")),
+                    found["label"][cuts[row] : cuts[row + 1]],
+                    found["score"][cuts[row] : cuts[row + 1]],
+                    found["box"][cuts[row] : cuts[row + 1]],
                     vocabulary,
                 ),
                 error,

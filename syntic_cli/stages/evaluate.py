@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..artifacts import Artifact, Input, Recipe
 from ..errors import SynticError
-from ..metrics import score
+from ..metrics import resolve, score
 from ..metrics.references import load_candidates, load_references, match
 from ..settings import Run
 from ..workspace import FILES, as_input, find_input
@@ -60,6 +60,7 @@ def evaluate(
         SynticError: see the message.
     """
     run = run or Run()
+    metrics = resolve(metrics)
     path = output or Path(workspace) / FILES[STAGE]
     source = captions or find_input(Path(workspace), "caption")
     candidates, given, left_out = _candidates(source, path)

@@ -180,7 +180,8 @@ def _read(sources: Mapping[str, Path], settings: TrainSettings) -> _Data:
     tokens, token_offsets = encode_captions(tokenizer, captions, settings.max_length - 1)
     labels, label_offsets, vocabulary = _objects(sources.get("objects"), valid)
     names = _name_features(clip, vocabulary, images.shape[1])
-    support, support_captions = np.zeros((0, images.shape[1]), np.float32), []
+    support = np.zeros((0, images.shape[1]), np.float32)
+    support_captions: list[str] = []
     if settings.projection:
         with Artifact(sources["support"]) as artifact:
             support, support_captions = support_set(artifact)

@@ -1,0 +1,377 @@
+"""Equations 1 to 6 against independent versions in NumPy float64, written from the paper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from syntic_cli.method.decoder import Decoder, DecoderConfig, ObjectAttention
+from syntic_cli.method.projection import nearest, project
+from syntic_cli.method.refinement import contrastive_loss, partition, refine, refine_batch
+from syntic_cli.method.search import beam_search, greedy
+from syntic_cli.method.training import (
+    Pairs,
+    caption_loss,
+    epoch_batches,
+    held_out_loss,
+    learning_rate,
+    make_optimizer,
+    training_step,
+)
+
+Array = NDArray[np.float64]
+END = 0
+
+
+def unit(rows: Array) -> Array:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def softmax(rows: Array) -> Array:
+    shifted = np.exp(rows - rows.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def random_rows(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def tensor(array: Array) -> torch.Tensor:
+    return torch.from_numpy(array).float()
+
+
+class TestRefinement:
+    """Equations 1 and 2."""
+
+    @staticmethod
+    def loss(images: Array, texts: Array, temperature: float) -> float:
+        cosines = unit(images) @ unit(texts).T
+        return float(-np.log(np.diag(softmax(cosines / temperature))).mean())
+
+    def test_loss_is_that_of_the_paper(self) -> None:
+        images, texts = random_rows(7, 5), random_rows(7, 5, seed=1)
+        found = contrastive_loss(tensor(images), tensor(texts), 0.1)
+        assert float(found) == pytest.approx(self.loss(images, texts, 0.1), rel=1e-5)
+
+    def test_two_steps_of_adam_by_hand(self) -> None:
+        """The gradient by central differences, and Adam as Kingma and Ba (2015) write it."""
+        start, texts = random_rows(4, 3), random_rows(4, 3, seed=1)
+        values, first, second = start.copy(), np.zeros_like(start), np.zeros_like(start)
+        for step in (1, 2):
+            gradient = np.zeros_like(values)
+            for place in np.ndindex(values.shape):
+                nudge = np.zeros_like(values)
+                nudge[place] = 1e-6
+                gradient[place] = (
+                    self.loss(values + nudge, texts, 0.1) - self.loss(values - nudge, texts, 0.1)
+                ) / 2e-6
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * gradient**2
+            corrected = first / (1 - 0.9**step), second / (1 - 0.999**step)
+            values = values - 0.01 * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+        refined, losses = refine_batch(
+            tensor(start), tensor(texts), temperature=0.1, lr=0.01, epochs=2
+        )
+        np.testing.assert_allclose(refined.numpy(), unit(values), atol=2e-5)
+        assert float(losses[0]) == pytest.approx(self.loss(start, texts, 0.1), rel=1e-5)
+
+    def test_moves_images_towards_their_own_texts_alone(self) -> None:
+        texts = unit(random_rows(64, 16))
+        images = unit(texts + 1.5 * random_rows(64, 16, seed=1))
+        refined = refine(
+            tensor(images), tensor(texts), temperature=0.05, lr=0.01, epochs=40, batch_size=32
+        ).numpy()
+        cosines = refined @ texts.T
+        assert (cosines.argmax(axis=1) == np.arange(64)).mean() > (
+            (images @ texts.T).argmax(axis=1) == np.arange(64)
+        ).mean()
+        np.testing.assert_allclose(np.linalg.norm(refined, axis=1), 1, atol=1e-5)
+
+    def test_same_seed_same_result_and_inputs_untouched(self) -> None:
+        images, texts = tensor(random_rows(20, 8)), tensor(random_rows(20, 8, seed=1))
+        before = images.clone()
+        runs = [refine(images, texts, epochs=3, batch_size=6, lr=0.1, seed=5) for _ in range(2)]
+        assert torch.equal(*runs)
+        assert torch.equal(images, before)
+
+    @pytest.mark.parametrize(("items", "size"), [(10, 3), (9, 3), (10, 100), (1, 4), (2, 1)])
+    def test_partition_has_every_item_once_and_no_single_one_left_over(
+        self, items: int, size: int
+    ) -> None:
+        batches = list(partition(items, size, seed=0))
+        assert sorted(torch.cat(batches).tolist()) == list(range(items))
+        assert size == 1 or items == 1 or min(map(len, batches)) > 1
+
+
+class TestProjection:
+    """Equation 3."""
+
+    @staticmethod
+    def reference(features: Array, support: Array, temperature: float) -> Array:
+        weights = softmax(unit(features) @ support.T / temperature)
+        return unit(weights @ support)
+
+    @pytest.mark.parametrize("temperature", [1 / 100, 1 / 80, 1 / 30, 1.0])
+    def test_is_that_of_the_paper(self, temperature: float) -> None:
+        features, support = random_rows(33, 64), unit(random_rows(5000, 64, seed=1))
+        found = project(tensor(features), tensor(support), temperature).numpy()
+        wanted = self.reference(features, support, temperature)
+        assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
+
+    def test_does_not_depend_on_the_batch(self) -> None:
+        features, support = tensor(random_rows(40, 32)), tensor(unit(random_rows(300, 32, seed=1)))
+        whole = project(features, support, 0.01)
+        alone = torch.cat([project(row[None], support, 0.01) for row in features])
+        assert (whole - alone).abs().max() < 1e-5
+
+    def test_one_text_is_its_own_projection(self) -> None:
+        support = tensor(unit(random_rows(1, 8)))
+        found = project(tensor(random_rows(3, 8, seed=1)), support, 0.01)
+        np.testing.assert_allclose(found.numpy(), support.expand(3, 8).numpy(), atol=1e-6)
+
+    def test_bfloat16(self) -> None:
+        features, support = random_rows(16, 64), unit(random_rows(2000, 64, seed=1))
+        found = project(tensor(features).bfloat16(), tensor(support).bfloat16(), 1 / 30)
+        rounded = self.reference(
+            tensor(unit(features)).bfloat16().double().numpy(),
+            tensor(support).bfloat16().double().numpy(),
+            1 / 30,
+        )
+        cosine = (unit(found.double().numpy()) * rounded).sum(axis=1)
+        assert cosine.min() > 0.999
+
+    def test_nearest_over_tiles(self) -> None:
+        features, support = unit(random_rows(9, 16)), unit(random_rows(100, 16, seed=1))
+        cosines, rows = nearest(tensor(features), tensor(support), tile=7)
+        np.testing.assert_array_equal(rows.numpy(), (features @ support.T).argmax(axis=1))
+        np.testing.assert_allclose(cosines.numpy(), (features @ support.T).max(axis=1), atol=1e-6)
+
+
+class TestObjectAttention:
+    """Equation 5."""
+
+    def test_is_multi_head_attention(self) -> None:
+        torch.manual_seed(0)
+        module = ObjectAttention(16, heads=4).double()
+        image, tags = random_rows(3, 16), random_rows(3, 5, 16, seed=1)
+        present = np.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
+        with torch.no_grad():
+            found = module(*(torch.from_numpy(a) for a in (image, tags, present))).numpy()
+        weights = {n: p.detach().numpy() for n, p in module.named_parameters()}
+
+        def linear(name: str, x: Array) -> Array:
+            return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+        for row in range(3):
+            seen = tags[row][present[row]] if present[row].any() else weights["null"][None]
+            heads = []
+            for head in range(4):
+                part = slice(4 * head, 4 * head + 4)
+                query = linear("query", image[row])[part]
+                scores = linear("key", seen)[:, part] @ query / np.sqrt(4)
+                heads.append(softmax(scores) @ linear("value", seen)[:, part])
+            np.testing.assert_allclose(found[row], linear("out", np.concatenate(heads)), atol=1e-12)
+
+    def test_no_object_reaches_the_null_token_with_a_gradient(self) -> None:
+        module = ObjectAttention(8)
+        tags = torch.randn(2, 3, 8)
+        module(torch.randn(2, 8), tags, torch.zeros(2, 3, dtype=torch.bool)).sum().backward()
+        assert module.null.grad is not None
+        assert module.null.grad.abs().sum() > 0
+
+
+def make_decoder(**changes: object) -> Decoder:
+    torch.manual_seed(0)
+    sizes: dict[str, object] = {"vocabulary": 40, "features": 8, "width": 32, "heads": 4}
+    return Decoder(DecoderConfig(**{**sizes, **changes})).eval()  # type: ignore[arg-type]
+
+
+def make_prefix(decoder: Decoder, rows: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    size = decoder.config.features
+    with torch.no_grad():
+        return decoder.embed_prefix(
+            torch.randn(rows, size, generator=generator),
+            torch.randn(rows, size, generator=generator),
+            torch.randn(rows, 3, size, generator=generator),
+            torch.rand(rows, 3, generator=generator) > 0.5,
+        )
+
+
+def caption_scores(decoder: Decoder, prefix: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of captions, end token included, by one full forward pass."""
+    with torch.no_grad():
+        log_probabilities = decoder(prefix, tokens[:, :-1]).log_softmax(-1)
+    own = log_probabilities.gather(2, tokens[..., None]).squeeze(2)
+    ended = (tokens == END).cumsum(1) - (tokens == END).long()
+    return (own * (ended == 0)).sum(dim=1)
+
+
+class TestDecoder:
+    """Equation 6."""
+
+    def test_later_tokens_do_not_change_earlier_predictions(self) -> None:
+        decoder = make_decoder()
+        prefix = make_prefix(decoder, 2)
+        tokens = torch.randint(1, 40, (2, 9))
+        changed = tokens.clone()
+        changed[:, 5:] = torch.randint(1, 40, (2, 4))
+        with torch.no_grad():
+            before, after = decoder(prefix, tokens), decoder(prefix, changed)
+        assert torch.allclose(before[:, :6], after[:, :6], atol=1e-6)
+        assert not torch.allclose(before[:, 6:], after[:, 6:], atol=1e-3)
+
+    def test_cache_equals_full_forward(self) -> None:
+        decoder = make_decoder()
+        prefix = make_prefix(decoder, 3)
+        tokens = torch.randint(0, 40, (3, 12))
+        with torch.no_grad():
+            full = decoder(prefix, tokens)
+            logits, cache = decoder.start(prefix)
+            steps = [logits, *(decoder.step(tokens[:, t], cache) for t in range(12))]
+        assert torch.allclose(torch.stack(steps, dim=1), full, atol=1e-4)
+
+    def test_without_objects_the_prefix_is_one_token(self) -> None:
+        decoder = make_decoder(objects=False)
+        assert decoder.embed_prefix(torch.randn(4, 8)).shape == (4, 1, 32)
+        assert decoder.objects is None
+
+
+def make_pairs(rows: int, vocabulary: int = 40) -> Pairs:
+    generator = torch.Generator().manual_seed(2)
+    lengths = torch.randint(3, 9, (rows,), generator=generator)
+    counts = torch.randint(0, 4, (rows,), generator=generator)
+    zero = torch.zeros(1, dtype=torch.long)
+    return Pairs(
+        prefixes=torch.randn(rows, 8, generator=generator),
+        images=torch.randn(rows, 8, generator=generator),
+        tokens=torch.randint(1, vocabulary, (int(lengths.sum()),), generator=generator).int(),
+        token_offsets=torch.cat([zero, lengths.cumsum(0)]),
+        labels=torch.randint(0, 6, (int(counts.sum()),), generator=generator).int(),
+        label_offsets=torch.cat([zero, counts.cumsum(0)]),
+        names=torch.randn(6, 8, generator=generator),
+        end=END,
+    )
+
+
+HalfTrained = tuple[Decoder, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def half_trained() -> HalfTrained:
+    """A decoder that ends its captions but is unsure of them, so that search is a real choice."""
+    torch.manual_seed(0)
+    decoder = Decoder(DecoderConfig(vocabulary=40, features=8, width=32, dropout=0.0))
+    pairs, rows = make_pairs(64), torch.arange(64)
+    optimizer = make_optimizer(decoder, 3e-3, 0.0)
+    for _ in range(60):
+        training_step(decoder, optimizer, pairs, rows, lr=3e-3, label_smoothing=0.0, autocast=None)
+    return decoder.eval(), make_prefix(decoder, 50)
+
+
+class TestSearch:
+    """Greedy and beam search."""
+
+    def test_beam_of_one_is_greedy(self, half_trained: HalfTrained) -> None:
+        decoder, prefix = half_trained
+        wanted, wanted_scores = greedy(decoder, prefix, end=END, max_length=20)
+        found, scores = beam_search(decoder, prefix, end=END, beam=1, max_length=20)
+        assert torch.equal(found, wanted)
+        assert torch.allclose(scores, wanted_scores, atol=1e-4)
+        assert 1 < (wanted != END).sum(1).float().mean() < 19
+
+    @pytest.mark.parametrize("beam", [1, 3])
+    def test_reported_score_is_that_of_the_caption(
+        self, half_trained: HalfTrained, beam: int
+    ) -> None:
+        decoder, prefix = half_trained
+        tokens, scores = beam_search(decoder, prefix, end=END, beam=beam, max_length=20)
+        assert torch.allclose(scores, caption_scores(decoder, prefix, tokens), atol=1e-3)
+
+    def test_wider_beam_scores_at_least_greedy(self, half_trained: HalfTrained) -> None:
+        decoder, prefix = half_trained
+        results = [
+            beam_search(decoder, prefix, end=END, beam=b, max_length=20, length_penalty=0.0)[1]
+            for b in (1, 3)
+        ]
+        assert (results[1] >= results[0] - 1e-4).all()
+
+    def test_wide_beam_finds_the_best_caption_of_all(self) -> None:
+        """Every caption of up to 3 tokens of 5, scored one by one."""
+        decoder = make_decoder(vocabulary=5)
+        prefix = make_prefix(decoder, 1)
+        every = torch.cartesian_prod(*[torch.arange(5)] * 3)
+        ended = (every == END).cumsum(1) - (every == END).long() > 0
+        every = every.masked_fill(ended, END)
+        best = caption_scores(decoder, prefix.expand(len(every), -1, -1), every).max()
+        _, found = beam_search(
+            decoder, prefix, end=END, beam=5 * 5, max_length=3, length_penalty=0.0
+        )
+        assert float(found) == pytest.approx(float(best), abs=1e-4)
+
+    def test_rows_do_not_depend_on_each_other(self, half_trained: HalfTrained) -> None:
+        decoder, prefix = half_trained
+        whole, _ = beam_search(decoder, prefix, end=END, beam=3, max_length=20)
+        alone = [
+            beam_search(decoder, row[None], end=END, beam=3, max_length=20)[0] for row in prefix
+        ]
+        assert torch.equal(whole, torch.cat(alone))
+
+
+class TestTraining:
+    def test_loss_is_the_mean_cross_entropy_of_all_tokens(self) -> None:
+        """Caption by caption, without padding, in float64 NumPy, label smoothing included."""
+        decoder, pairs = make_decoder(dropout=0.0), make_pairs(6)
+        with torch.no_grad():
+            found, count = caption_loss(decoder, pairs, torch.arange(6), 0.1)
+        total, tokens = 0.0, 0
+        for row in range(6):
+            own = pairs.tokens[pairs.token_offsets[row] : pairs.token_offsets[row + 1]].long()
+            labels = pairs.labels[pairs.label_offsets[row] : pairs.label_offsets[row + 1]].long()
+            tags = pairs.names[labels] if len(labels) else torch.zeros(1, 8)
+            present = torch.full((1, len(tags)), bool(len(labels)))
+            with torch.no_grad():
+                prefix = decoder.embed_prefix(
+                    pairs.prefixes[row][None], pairs.images[row][None], tags[None], present
+                )
+                logits = decoder(prefix, own[None])[0].double().numpy()
+            logs = np.log(softmax(logits))
+            wanted = [*own.tolist(), END]
+            total -= sum(
+                0.9 * logs[t, token] + 0.1 * logs[t].mean() for t, token in enumerate(wanted)
+            )
+            tokens += len(wanted)
+        assert count == tokens
+        assert float(found) == pytest.approx(total / tokens, rel=1e-4)
+
+    def test_overfits_32_captions(self) -> None:
+        torch.manual_seed(0)
+        decoder = Decoder(DecoderConfig(vocabulary=40, features=8, width=64, dropout=0.0))
+        pairs, rows = make_pairs(32), torch.arange(32)
+        optimizer = make_optimizer(decoder, 3e-3, 0.0)
+        for step in range(150):
+            lr = learning_rate(step, 150, 10, 3e-3)
+            loss, _ = training_step(
+                decoder, optimizer, pairs, rows, lr=lr, label_smoothing=0.0, autocast=None
+            )
+        assert float(loss) < 0.05
+        assert held_out_loss(decoder, pairs, np.arange(32), 8) < 0.05
+
+    def test_batches_have_every_row_once_and_little_padding(self) -> None:
+        lengths = np.random.default_rng(0).integers(4, 30, 5000)
+        batches = epoch_batches(lengths, 64, seed=3)
+        assert sorted(np.concatenate(batches).tolist()) == list(range(5000))
+        padded = sum(lengths[batch].max() * len(batch) for batch in batches)
+        assert padded < 1.1 * lengths.sum()
+        again = epoch_batches(lengths, 64, seed=3)
+        assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+    def test_learning_rate_warms_up_and_falls_to_nothing(self) -> None:
+        rates = [learning_rate(step, 100, 10, 1.0) for step in range(100)]
+        assert rates[0] == pytest.approx(0.1)
+        assert max(rates) == pytest.approx(1.0)
+        assert rates[:10] == sorted(rates[:10])
+        assert rates[10:] == sorted(rates[10:], reverse=True)
+        assert rates[-1] < 0.01
