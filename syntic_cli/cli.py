@@ -482,9 +482,12 @@ def inspect(
 ) -> None:
     """Show what an artifact holds, its settings, and what it was made from."""
     from . import printing
-    from .stages.inspect import describe
+    from .stages.inspect import describe, describe_workspace
 
-    printing.print_artifact(describe(artifact), format.value)
+    if artifact.is_dir():
+        printing.print_workspace(describe_workspace(artifact), format.value)
+    else:
+        printing.print_artifact(describe(artifact), format.value)
 
 
 def _version(wanted: bool) -> None:

@@ -135,4 +135,4 @@ def tree(root: str, children: Sequence[object]) -> Tree:
 
 def show(renderable: object) -> None:
     """Print anything that rich can render on standard output."""
-    out.print(renderable)
+    out.print(renderable, soft_wrap=False)

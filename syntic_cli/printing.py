@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from . import console
@@ -43,15 +44,19 @@ def print_captions(captions: Sequence[Caption], format: str) -> None:
         for caption in captions:
             print(console.printable(caption.caption))
     else:
+        paths = [caption.path for caption in captions]
+        names = [PurePath(path).name for path in paths]
         console.table(
             ["photo", "caption", "objects"],
             [
                 [
-                    caption.path,
+                    photo,
                     caption.caption if not caption.error else f"✗ {caption.error}",
                     ", ".join(dict.fromkeys(found.label for found in caption.objects)),
                 ]
-                for caption in captions
+                for photo, caption in zip(
+                    names if len(set(names)) == len(set(paths)) else paths, captions, strict=True
+                )
             ],
         )
 
@@ -111,6 +116,18 @@ def print_artifact(description: dict[str, Any], format: str) -> None:
             ],
         )
     )
+
+
+def print_workspace(entries: Sequence[dict[str, Any]], format: str) -> None:
+    """Print what `stages.inspect.describe_workspace` found, as a table or as one JSON list."""
+    if format == "json":
+        print(json.dumps(entries, ensure_ascii=False, indent=1))
+        return
+    rows = [
+        [entry["stage"], entry["file"], str(entry["rows"] or ""), entry["state"]]
+        for entry in entries
+    ]
+    console.table(["stage", "file", "rows", "state"], rows, right=["rows"])
 
 
 def _ancestor(entry: dict[str, Any]) -> Tree:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts import COLUMNS, Artifact, Input
+from ..errors import SynticError
+from ..workspace import FILES, refuse_stale
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -31,6 +33,33 @@ def describe(path: Path) -> dict[str, Any]:
             "history": {k: v.tolist() for k, v in artifact.group("history").items()},
             "lineage": lineage(artifact),
         }
+
+
+def describe_workspace(folder: Path) -> list[dict[str, Any]]:
+    """What each stage has left in a workspace: its file, rows, and whether it is of use.
+
+    Raises:
+        SynticError: where the folder holds no artifact.
+    """
+    found = [_state(stage, folder / name) for stage, name in FILES.items()]
+    if all(entry["state"] == "not made" for entry in found):
+        raise SynticError(f"{folder}: holds no artifact of syntic")
+    return found
+
+
+def _state(stage: str, path: Path) -> dict[str, Any]:
+    entry: dict[str, Any] = {"stage": stage, "file": path.name, "rows": None, "state": "not made"}
+    if path.with_name(path.name + ".parts").exists():
+        entry["state"] = "unfinished, run the stage again"
+    if path.exists():
+        try:
+            with Artifact(path, stage) as artifact:
+                entry["rows"] = artifact.rows
+                refuse_stale(artifact)
+            entry["state"] = "ready"
+        except SynticError as error:
+            entry["state"] = str(error).removeprefix(f"{path}: ")
+    return entry
 
 
 def lineage(artifact: Artifact) -> list[dict[str, Any]]:
