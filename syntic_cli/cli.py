@@ -99,6 +99,13 @@ Retry = Annotated[bool, _common("--retry-failed", help="Run only the rows that f
 ShardSize = Annotated[int, _common("--shard-size", help="Items committed at a time.", min=1)]
 Quiet = Annotated[bool, _common("--quiet", "-q", help="Print results, warnings and errors only.")]
 
+# Accepted where they have no bearing, so that a script can hand the same options to every stage.
+NoPreset = Annotated[str | None, typer.Option("--preset", hidden=True)]
+NoDevice = Annotated[str, typer.Option("--device", hidden=True)]
+NoDtype = Annotated[str, typer.Option("--dtype", hidden=True)]
+NoSeed = Annotated[int, typer.Option("--seed", hidden=True)]
+NoBatchSize = Annotated[int | None, typer.Option("--batch-size", hidden=True)]
+
 WORKSPACE = Path("syntic-run")
 
 
@@ -188,6 +195,7 @@ def encode(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    _seed: NoSeed = 0,
     batch_size: BatchSize = None,
     shard_size: ShardSize = 256,
     output: Output = None,
@@ -221,6 +229,7 @@ def optimize(
         int | None, _method("--batch-size", help="The contrastive mini-batch, part of the method.")
     ] = None,
     device: Device = "auto",
+    dtype: Dtype = "auto",
     seed: Seed = 0,
     output: Output = None,
     force: Force = False,
@@ -237,7 +246,7 @@ def optimize(
         epochs=epochs,
         batch_size=batch_size,
     )
-    run = Run(device=device, force=force, quiet=quiet)
+    run = Run(device, dtype, force=force, quiet=quiet)
     stage(workspace, settings, run, seed=seed, features=features, output=output)
 
 
@@ -256,6 +265,7 @@ def detect(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    _seed: NoSeed = 0,
     batch_size: BatchSize = None,
     shard_size: ShardSize = 256,
     output: Output = None,
@@ -290,6 +300,8 @@ def project(
     ] = None,
     temperature: Annotated[float | None, _method("--temperature", help="τ of equation 3.")] = None,
     device: Device = "auto",
+    dtype: Dtype = "auto",
+    _seed: NoSeed = 0,
     batch_size: BatchSize = None,
     output: Output = None,
     force: Force = False,
@@ -299,7 +311,7 @@ def project(
     from .stages.project import project as stage
 
     settings = resolve(ProjectSettings, _preset(preset, workspace), temperature=temperature)
-    run = Run(device=device, batch_size=batch_size, force=force, quiet=quiet)
+    run = Run(device, dtype, batch_size, force=force, quiet=quiet)
     stage(workspace, settings, run, features=features, support=support, output=output)
 
 
@@ -405,6 +417,7 @@ def caption(
     format: Annotated[Format, _common("--format", "-f", help="How to print.")] = Format.table,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    _seed: NoSeed = 0,
     batch_size: BatchSize = None,
     shard_size: ShardSize = 256,
     output: Output = None,
@@ -461,6 +474,11 @@ def evaluate(
         str, _model("--metrics", help="Comma-separated; SPICE needs its CoreNLP jars.")
     ] = "BLEU-1,BLEU-2,BLEU-3,BLEU-4,METEOR,ROUGE-L,CIDEr",
     format: Annotated[Table, _common("--format", "-f", help="How to print.")] = Table.table,
+    _preset_name: NoPreset = None,
+    _device: NoDevice = "auto",
+    _dtype: NoDtype = "auto",
+    _seed: NoSeed = 0,
+    _batch_size: NoBatchSize = None,
     output: Output = None,
     force: Force = False,
     quiet: Quiet = False,

@@ -149,6 +149,10 @@ class Run:
     retry_failed: bool = False
     quiet: bool = False
 
+    def chosen_dtype(self) -> dict[str, str]:
+        """The dtype as a setting: it changes the result, so it counts where it was chosen."""
+        return {} if self.dtype == "auto" else {"dtype": self.dtype}
+
 
 def preset_names() -> list[str]:
     """Names of the presets that come with syntic."""

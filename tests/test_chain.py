@@ -19,7 +19,7 @@ from syntic_cli import Captioner
 from syntic_cli.artifacts import Artifact
 from syntic_cli.stages.synthesize import item_seed
 
-from .conftest import CAPTIONS, RunCli
+from .conftest import CAPTIONS, SHARED, RunCli
 
 
 def datasets(path: Path) -> dict[str, Any]:
@@ -310,6 +310,59 @@ class TestCaption:
         assert result.exit_code == 0, result.stderr
         assert result.stdout.strip()
         assert not (tmp_path / "none").exists()
+
+
+class TestEvaluate:
+    def test_from_captions_to_scores(
+        self, run_cli: RunCli, finished: Path, photos: list[Path], tmp_path: Path
+    ) -> None:
+        references = tmp_path / "references.csv"
+        with references.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "caption"])
+            for photo in photos[:4]:
+                writer.writerow([photo.name, f"a {photo.stem.split()[1]} square"])
+                writer.writerow([photo.name, "a photo of one colour"])
+            writer.writerow(["elsewhere.jpg", "a photo that nobody captioned"])
+        scores = tmp_path / "scores.h5"
+        result = run_cli(
+            "evaluate", "--references", references, "-w", finished, "-o", scores, "--format",
+            "json",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.stderr
+        printed = json.loads(result.stdout)
+        assert list(printed) == ["n", "metrics", "missing", "extra"]
+        assert printed["n"] == 4
+        assert printed["missing"] == ["elsewhere.jpg"]
+        assert printed["extra"] == [str(photos[4])]
+        names = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
+        assert list(printed["metrics"]) == names
+        with Artifact(scores) as artifact:
+            assert artifact.attributes["METEOR"] == printed["metrics"]["METEOR"]
+            rouge = artifact.group("per_image")["ROUGE-L"]
+            assert artifact.rows == len(rouge) == 4
+        assert rouge.mean() == pytest.approx(printed["metrics"]["ROUGE-L"])
+        again = run_cli("evaluate", "--references", references, "-w", finished, "-o", scores)
+        assert "up to date" in again.stderr
+        assert "METEOR" in again.stdout
+
+    def test_published_captions_get_their_published_scores(
+        self, run_cli: RunCli, tmp_path: Path
+    ) -> None:
+        folder = SHARED / "published_captions"
+        if not folder.exists():
+            pytest.skip(f"{folder} is not here")
+        published = json.loads((folder / "published_scores.json").read_text())
+        for name, wanted in published.items():
+            result = run_cli(
+                "evaluate", folder / f"{name}.predictions.json", "--references",
+                folder / f"{name}.references.json", "-o", tmp_path / f"{name}.h5", "--metrics",
+                "BLEU-4,ROUGE-L,CIDEr", "--format", "json",
+            )  # fmt: skip
+            found = json.loads(result.stdout)["metrics"]
+            assert {metric: round(value, 1) for metric, value in found.items()} == {
+                metric: wanted[metric] for metric in found
+            }
 
 
 class TestInspect:

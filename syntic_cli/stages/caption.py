@@ -487,8 +487,7 @@ def _recipe(
 ) -> Recipe:
     chosen: dict[str, Any] = {k: v for k, v in asdict(settings).items() if v is not None}
     chosen.update({k: v for k, v in zip(("clip", "detector"), models, strict=True) if v})
-    if run.dtype != "auto":
-        chosen["dtype"] = run.dtype
+    chosen.update(run.chosen_dtype())
     inputs = {
         "photos": Input("photos", photos_digest(photos), f"{len(photos)} photos"),
         "captioner": as_input(source, path),

@@ -55,8 +55,7 @@ def detect(
     chosen = asdict(settings)
     chosen["model"] = identity(settings.model, settings.revision)
     del chosen["revision"]
-    if run.dtype != "auto":
-        chosen["dtype"] = run.dtype
+    chosen.update(run.chosen_dtype())
     with Artifact(source, "synthesize") as pairs:
         inputs, models = {"synthetic": as_input(source, path)}, {"detector": asdict(settings)}
         recipe = Recipe(STAGE, chosen, inputs, models, pairs.fingerprint)

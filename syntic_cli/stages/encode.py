@@ -57,7 +57,7 @@ def encode(
     with Artifact(source, "synthesize") as pairs:
         recipe = Recipe(
             STAGE,
-            {"model": name, **({"dtype": run.dtype} if run.dtype != "auto" else {})},
+            {"model": name, **run.chosen_dtype()},
             {"synthetic": as_input(source, path)},
             {**pairs.recipe.models, "clip": {**asdict(settings), "identity": name}},
             pairs.fingerprint,

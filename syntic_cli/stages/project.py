@@ -101,10 +101,12 @@ def _project_rows(
     import torch
 
     from ..method.projection import project as project_features
-    from ..models.loading import FittingBatch, find_device
+    from ..models.loading import FittingBatch, find_device, find_dtype
 
     device = find_device(run.device)
-    keys = torch.from_numpy(support).to(device)
+    # It takes seconds anyway, so float32 unless half precision is asked for.
+    dtype = torch.float32 if run.dtype == "auto" else find_dtype(run.dtype, device)
+    keys = torch.from_numpy(support).to(device, dtype)
     batch_size = run.batch_size or BATCH_SIZE[device.type]
     fitting, request = FittingBatch(console.warn), StopRequest()
     missing = output.missing(pairs.rows)

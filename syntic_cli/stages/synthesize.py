@@ -92,8 +92,7 @@ def _recipe(corpus: Corpus, settings: SynthesizeSettings, run: Run, seed: int) -
     chosen = asdict(settings)
     chosen["model"] = identity(settings.model, settings.revision)
     del chosen["revision"]
-    if run.dtype != "auto":
-        chosen["dtype"] = run.dtype
+    chosen.update(run.chosen_dtype())
     return Recipe(
         STAGE,
         {**chosen, "seed": seed},

@@ -135,8 +135,7 @@ def _recipe(
             f"{sources['projected']}; run `syntic detect` on the same images"
         )
     chosen = {**asdict(settings), "seed": seed}
-    if run.dtype != "auto":
-        chosen["dtype"] = run.dtype
+    chosen.update(run.chosen_dtype())
     inputs = {role: as_input(source, path) for role, source in sources.items()}
     return Recipe(STAGE, chosen, inputs, models, origins["projected"][0])
 
