@@ -89,9 +89,24 @@ Preset = Annotated[
 Device = Annotated[str, _common("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, _common("--dtype", help="auto, float32, bfloat16 or float16.")]
 Seed = Annotated[int, _common("--seed", help="Decides every random draw.", min=0)]
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number of at least 1")
+    return int(text)
+
+
 BatchSize = Annotated[
     int | None,
-    _common("--batch-size", help="Items computed at a time; not part of the result.", min=1),
+    _common(
+        "--batch-size",
+        help="Items computed at a time, or auto; not part of the result.",
+        parser=_batch_size,
+        metavar="<int|auto>",
+    ),
 ]
 Output = Annotated[Path | None, _common("--output", "-o", help="Write the artifact here.")]
 Force = Annotated[bool, _common("--force", help="Make the artifact again.")]
@@ -145,6 +160,13 @@ def synthesize(
         bool | None,
         _method("--safety-checker/--no-safety-checker", help="Blank and mark unsafe images."),
     ] = None,
+    compiled: Annotated[
+        bool | None,
+        _common(
+            "--compile/--no-compile",
+            help="Compile the denoiser; by default on CUDA where the corpus is long enough.",
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     seed: Seed = 0,
@@ -179,7 +201,7 @@ def synthesize(
     }
     settings = resolve(SynthesizeSettings, _preset(preset, workspace), **options)
     run = Run(device, dtype, batch_size, shard_size, force, retry_failed, quiet)
-    stage(texts, workspace, settings, run, seed=seed, output=output)
+    stage(texts, workspace, settings, run, seed=seed, compiled=compiled, output=output)
 
 
 @app.command(rich_help_panel="Stages", epilog="Example: syntic encode")

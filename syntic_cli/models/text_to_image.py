@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,11 +15,12 @@ from .loading import loading
 
 @dataclass(frozen=True)
 class Generated:
-    """Images of a batch, (N, H, W, 3) uint8; which a safety checker blanked; which are broken."""
+    """One image: pixels (H, W, 3) uint8, still on the device; whether every value was finite (a
+    bool there); and whether a safety checker blanked it."""
 
-    images: np.ndarray
-    flagged: np.ndarray
-    broken: np.ndarray
+    pixels: Tensor
+    finite: Tensor
+    flagged: bool
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,11 @@ class TextToImage:
     negative: Tensor | None
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Generated:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Generated]:
         """One image a prompt; image i depends on prompt i and seed i alone.
+
+        Nothing waits for the device here, so that it can begin with the next batch while another
+        thread fetches and stores these images.
 
         Args:
             prompts: N texts; what exceeds the text encoder's context is cut off.
@@ -58,21 +61,30 @@ class TextToImage:
         return _as_pixels(output.images, getattr(output, "nsfw_content_detected", None))
 
 
-def _as_pixels(images: Tensor, flagged: Sequence[bool] | None) -> Generated:
+def _as_pixels(images: Tensor, flagged: Sequence[bool] | None) -> list[Generated]:
     images = images.float()
-    finite = images.isfinite().flatten(1).all(dim=1).cpu().numpy()
+    finite = images.isfinite().flatten(1).all(dim=1)
     levels = images.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
-    pixels = levels.permute(0, 2, 3, 1).cpu().numpy()
-    marks = np.asarray(flagged, bool) if flagged is not None else np.zeros(len(pixels), bool)
-    return Generated(pixels, marks, ~finite)
+    marks = flagged if flagged is not None else [False] * len(images)
+    rows = zip(levels.permute(0, 2, 3, 1), finite, marks, strict=True)
+    return [Generated(pixels, good, bool(mark)) for pixels, good, mark in rows]
 
 
 def load_text_to_image(
-    settings: SynthesizeSettings, device: torch.device, dtype: torch.dtype
+    settings: SynthesizeSettings,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    compiled: bool = False,
 ) -> TextToImage:
     """Load the pipeline that the settings name: a hub id with its revision, or a diffusers folder.
 
     The safety checker is loaded only where the settings ask for it.
+
+    Args:
+        settings: the model and how it samples.
+        device, dtype: where it runs, and in what.
+        compiled: whether to compile the denoiser, which takes about a minute once.
 
     Raises:
         SynticError: where it cannot be loaded.
@@ -92,6 +104,8 @@ def load_text_to_image(
     if device.type == "cuda" and hasattr(pipeline, "unet"):
         pipeline.unet.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
+    if compiled and hasattr(pipeline, "unet"):
+        pipeline.unet.compile()
     return TextToImage(pipeline, settings, device, _negative(pipeline, settings, device))
 
 

@@ -14,18 +14,20 @@ import numpy as np
 from .. import console
 from ..artifacts import Artifact, Input, Recipe, Values
 from ..corpus import Corpus
-from ..errors import SynticError
 from ..settings import Run, SynthesizeSettings, identity
 from ..workspace import FILES
-from .rows import Mapper, errors_of, making, map_rows, report_failures
+from .rows import Mapper, making, map_rows, report_failures
 
 if TYPE_CHECKING:
-    from ..models.text_to_image import TextToImage
+    from ..models.text_to_image import Generated, TextToImage
 
 STAGE = "synthesize"
 BATCH_SIZE = {"cpu": 4, "cuda": 16, "mps": 4}
 # Seconds a UNet pass of Stable Diffusion v1-5 takes at 512×512 on a desktop CPU, to warn with.
 SECONDS_A_PASS_ON_CPU = 5.0
+# Denoiser passes over batches from which on a minute of compiling is repaid.
+PASSES_WORTH_COMPILING = 5_000
+NOT_FINITE = "the model's image has values that are not finite"
 
 
 def synthesize(
@@ -35,6 +37,7 @@ def synthesize(
     run: Run | None = None,
     *,
     seed: int = 0,
+    compiled: bool | None = None,
     output: Path | None = None,
 ) -> Path:
     """Generate an image for every text.
@@ -45,6 +48,7 @@ def synthesize(
         settings: the model and how it samples.
         run: how the stage runs.
         seed: of the whole run; image i starts from noise of hash(seed, i).
+        compiled: whether to compile the denoiser; by default on CUDA, where it is repaid.
         output: the artifact, if not the workspace's own.
 
     Returns:
@@ -65,7 +69,13 @@ def synthesize(
 
         device = find_device(run.device)
         _warn_if_slow(settings, len(corpus.captions), device.type)
-        model = load_text_to_image(settings, device, find_dtype(run.dtype, device))
+        batch_size = run.batch_size or BATCH_SIZE[device.type]
+        if compiled is None:
+            passes = len(corpus.captions) * settings.steps // batch_size
+            compiled = device.type == "cuda" and passes >= PASSES_WORTH_COMPILING
+        model = load_text_to_image(
+            settings, device, find_dtype(run.dtype, device), compiled=compiled
+        )
         making_output.begin()
         map_rows(
             making_output,
@@ -73,7 +83,7 @@ def synthesize(
             _mapper(model, corpus.captions, settings, seed),
             title=STAGE,
             unit="images",
-            batch_size=run.batch_size or BATCH_SIZE[device.type],
+            batch_size=batch_size,
             run=run,
         )
         making_output.finish()
@@ -104,39 +114,32 @@ def _recipe(corpus: Corpus, settings: SynthesizeSettings, run: Run, seed: int) -
 
 def _mapper(
     model: TextToImage, captions: Sequence[str], settings: SynthesizeSettings, seed: int
-) -> Mapper[int, tuple[np.ndarray, bool]]:
+) -> Mapper[int, Generated]:
     from ..models.loading import FittingBatch
 
     fitting = FittingBatch(console.warn)
 
-    def compute(rows: Sequence[int]) -> list[tuple[np.ndarray, bool] | SynticError]:
-        def generate(start: int, stop: int) -> Any:
+    def compute(rows: Sequence[int]) -> list[Generated]:
+        def generate(start: int, stop: int) -> list[Generated]:
             chosen = rows[start:stop]
             return model.generate(
                 [captions[row] for row in chosen], [item_seed(seed, row) for row in chosen]
             )
 
-        results: list[tuple[np.ndarray, bool] | SynticError] = []
-        for made in fitting.run(generate, len(rows)):
-            for image, flagged, broken in zip(made.images, made.flagged, made.broken, strict=True):
-                failure = SynticError("the model's image has values that are not finite")
-                results.append(failure if broken else (image, bool(flagged)))
-        return results
+        return [image for part in fitting.run(generate, len(rows)) for image in part]
 
     def pack(first: int, results: Sequence[Any]) -> Mapping[str, Values]:
         rows = range(first, first + len(results))
-        failed = [isinstance(result, SynticError) for result in results]
+        finite = [bool(made.finite) for made in results]
         return {
             "captions": [captions[row] for row in rows],
             "images": [
-                b"" if bad else _jpeg(result[0], settings.quality)
-                for bad, result in zip(failed, results, strict=True)
+                _jpeg(made.pixels.cpu().numpy(), settings.quality) if good else b""
+                for made, good in zip(results, finite, strict=True)
             ],
             "seeds": np.array([item_seed(seed, row) for row in rows], np.uint64),
-            "flagged": np.array(
-                [not bad and result[1] for bad, result in zip(failed, results, strict=True)], bool
-            ),
-            "error": errors_of(results),
+            "flagged": np.array([made.flagged for made in results], bool),
+            "error": ["" if good else NOT_FINITE for good in finite],
         }
 
     return Mapper(read=lambda row: row, compute=compute, pack=pack)
