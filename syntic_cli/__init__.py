@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from .errors import SynticError
 
 if TYPE_CHECKING:
-    from .stages.caption import Captioner
     from .stages.caption import caption as caption
+    from .stages.captioner import Captioner
     from .stages.detect import detect as detect
     from .stages.encode import encode as encode
     from .stages.evaluate import evaluate as evaluate
@@ -37,7 +37,7 @@ __all__ = ["Captioner", "SynticError", "__version__", *STAGES]
 def __getattr__(name: str) -> object:
     """Import the stages on first use, so that `import syntic_cli` needs no torch."""
     if name == "Captioner":
-        return import_module(".stages.caption", __name__).Captioner
+        return import_module(".stages.captioner", __name__).Captioner
     if name in STAGES:
         return getattr(import_module(f".stages.{name}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

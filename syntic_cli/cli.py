@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,30 @@ import typer
 
 from . import __version__, console
 from .errors import Interrupted, SynticError
+from .options import (
+    WORKSPACE,
+    BatchSize,
+    Device,
+    Dtype,
+    Force,
+    Format,
+    NoBatchSize,
+    NoDevice,
+    NoDtype,
+    NoPreset,
+    NoSeed,
+    Output,
+    Preset,
+    Quiet,
+    Retry,
+    Seed,
+    ShardSize,
+    Table,
+    Workspace,
+    common,
+    method,
+    model,
+)
 from .settings import (
     DEFAULT_PRESET,
     CaptionSettings,
@@ -41,88 +64,6 @@ app = typer.Typer(
     ),
 )
 
-COMMON, MODEL, METHOD = "Common options", "Models and inputs", "Method"
-
-
-class Table(str, Enum):
-    """Output formats of evaluate and inspect."""
-
-    table = "table"
-    json = "json"
-
-
-class Format(str, Enum):
-    """Output formats of caption."""
-
-    table = "table"
-    json = "json"
-    jsonl = "jsonl"
-    csv = "csv"
-    txt = "txt"
-
-
-def _common(*names: str, help: str, **options: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=COMMON, **options)
-
-
-def _model(*names: str, help: str, **options: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=MODEL, **options)
-
-
-def _method(*names: str, help: str, **options: Any) -> Any:
-    return typer.Option(*names, help=f"{help} [dim](preset)[/]", rich_help_panel=METHOD, **options)
-
-
-Workspace = Annotated[
-    Path,
-    _common("--workspace", "-w", help="Folder of the run's artifacts.", envvar="SYNTIC_WORKSPACE"),
-]
-Preset = Annotated[
-    str | None,
-    _common(
-        "--preset",
-        help="paper, turbo, tiny or a .toml file; else the workspace's, else paper.",
-        envvar="SYNTIC_PRESET",
-        show_envvar=True,
-    ),
-]
-Device = Annotated[str, _common("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str, _common("--dtype", help="auto, float32, bfloat16 or float16.")]
-Seed = Annotated[int, _common("--seed", help="Decides every random draw.", min=0)]
-
-
-def _batch_size(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is neither auto nor a number of at least 1")
-    return int(text)
-
-
-BatchSize = Annotated[
-    int | None,
-    _common(
-        "--batch-size",
-        help="Items computed at a time, or auto; not part of the result.",
-        parser=_batch_size,
-        metavar="<int|auto>",
-    ),
-]
-Output = Annotated[Path | None, _common("--output", "-o", help="Write the artifact here.")]
-Force = Annotated[bool, _common("--force", help="Make the artifact again.")]
-Retry = Annotated[bool, _common("--retry-failed", help="Run only the rows that failed.")]
-ShardSize = Annotated[int, _common("--shard-size", help="Items committed at a time.", min=1)]
-Quiet = Annotated[bool, _common("--quiet", "-q", help="Print results, warnings and errors only.")]
-
-# Accepted where they have no bearing, so that a script can hand the same options to every stage.
-NoPreset = Annotated[str | None, typer.Option("--preset", hidden=True)]
-NoDevice = Annotated[str, typer.Option("--device", hidden=True)]
-NoDtype = Annotated[str, typer.Option("--dtype", hidden=True)]
-NoSeed = Annotated[int, typer.Option("--seed", hidden=True)]
-NoBatchSize = Annotated[int | None, typer.Option("--batch-size", hidden=True)]
-
-WORKSPACE = Path("syntic-run")
-
 
 def _preset(given: str | None, workspace: Path, *, remember: bool = True) -> dict[str, Any]:
     """The preset's values: the option's or variable's, else the workspace's, else the default."""
@@ -142,27 +83,27 @@ def synthesize(
     ],
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
-    model: Annotated[str | None, _model("--model", help="Hub id or diffusers folder.")] = None,
-    revision: Annotated[str | None, _model("--revision", help="Of the hub id.")] = None,
-    text_field: Annotated[str | None, _model("--text-field", help="Field of the texts.")] = None,
-    split: Annotated[str | None, _model("--split", help="Split of the corpus to take.")] = None,
-    encoding: Annotated[str, _model("--encoding", help="Of the corpus.")] = "utf-8",
+    model: Annotated[str | None, model("--model", help="Hub id or diffusers folder.")] = None,
+    revision: Annotated[str | None, model("--revision", help="Of the hub id.")] = None,
+    text_field: Annotated[str | None, model("--text-field", help="Field of the texts.")] = None,
+    split: Annotated[str | None, model("--split", help="Split of the corpus to take.")] = None,
+    encoding: Annotated[str, model("--encoding", help="Of the corpus.")] = "utf-8",
     max_words: Annotated[
-        int | None, _model("--max-words", help="Leave out longer texts.", min=1)
+        int | None, model("--max-words", help="Leave out longer texts.", min=1)
     ] = None,
     sample: Annotated[
-        float | None, _model("--sample", help="Share of the texts to draw, such as 0.1.")
+        float | None, model("--sample", help="Share of the texts to draw, such as 0.1.")
     ] = None,
-    steps: Annotated[int | None, _method("--steps", help="Denoising steps.")] = None,
-    size: Annotated[int | None, _method("--size", help="Pixels a side.")] = None,
-    guidance: Annotated[float | None, _method("--guidance", help="Guidance scale.")] = None,
+    steps: Annotated[int | None, method("--steps", help="Denoising steps.")] = None,
+    size: Annotated[int | None, method("--size", help="Pixels a side.")] = None,
+    guidance: Annotated[float | None, method("--guidance", help="Guidance scale.")] = None,
     safety_checker: Annotated[
         bool | None,
-        _method("--safety-checker/--no-safety-checker", help="Blank and mark unsafe images."),
+        method("--safety-checker/--no-safety-checker", help="Blank and mark unsafe images."),
     ] = None,
     compiled: Annotated[
         bool | None,
-        _common(
+        common(
             "--compile/--no-compile",
             help="Compile the denoiser; by default on CUDA where the corpus is long enough.",
         ),
@@ -208,12 +149,10 @@ def synthesize(
 def encode(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
-    synthetic: Annotated[Path | None, _model("--synthetic", help="The images.")] = None,
-    model: Annotated[
-        str | None, _model("--model", help="open_clip name, hub id or folder.")
-    ] = None,
+    synthetic: Annotated[Path | None, model("--synthetic", help="The images.")] = None,
+    model: Annotated[str | None, model("--model", help="open_clip name, hub id or folder.")] = None,
     pretrained: Annotated[
-        str | None, _model("--pretrained", help="Pretrained tag of an open_clip name.")
+        str | None, model("--pretrained", help="Pretrained tag of an open_clip name.")
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -243,12 +182,12 @@ def encode(
 def optimize(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
-    features: Annotated[Path | None, _model("--features", help="The features.")] = None,
-    temperature: Annotated[float | None, _method("--temperature", help="τ of equation 2.")] = None,
-    lr: Annotated[float | None, _method("--lr", help="Adam's learning rate.")] = None,
-    epochs: Annotated[int | None, _method("--epochs", help="Passes over the items.")] = None,
+    features: Annotated[Path | None, model("--features", help="The features.")] = None,
+    temperature: Annotated[float | None, method("--temperature", help="τ of equation 2.")] = None,
+    lr: Annotated[float | None, method("--lr", help="Adam's learning rate.")] = None,
+    epochs: Annotated[int | None, method("--epochs", help="Passes over the items.")] = None,
     batch_size: Annotated[
-        int | None, _method("--batch-size", help="The contrastive mini-batch, part of the method.")
+        int | None, method("--batch-size", help="The contrastive mini-batch, part of the method.")
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -276,14 +215,14 @@ def optimize(
 def detect(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
-    synthetic: Annotated[Path | None, _model("--synthetic", help="The images.")] = None,
-    model: Annotated[str | None, _model("--model", help="Hub id or transformers folder.")] = None,
-    revision: Annotated[str | None, _model("--revision", help="Of the hub id.")] = None,
+    synthetic: Annotated[Path | None, model("--synthetic", help="The images.")] = None,
+    model: Annotated[str | None, model("--model", help="Hub id or transformers folder.")] = None,
+    revision: Annotated[str | None, model("--revision", help="Of the hub id.")] = None,
     threshold: Annotated[
-        float | None, _method("--threshold", help="Least score of an object, 0 to 1.")
+        float | None, method("--threshold", help="Least score of an object, 0 to 1.")
     ] = None,
     max_objects: Annotated[
-        int | None, _method("--max-objects", help="Most objects of an image.")
+        int | None, method("--max-objects", help="Most objects of an image.")
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -315,12 +254,12 @@ def project(
     preset: Preset = None,
     features: Annotated[
         Path | None,
-        _model("--features", help="The features; features.h5 leaves the optimisation out."),
+        model("--features", help="The features; features.h5 leaves the optimisation out."),
     ] = None,
     support: Annotated[
-        Path | None, _model("--support", help="Features file whose texts are the support set.")
+        Path | None, model("--support", help="Features file whose texts are the support set.")
     ] = None,
-    temperature: Annotated[float | None, _method("--temperature", help="τ of equation 3.")] = None,
+    temperature: Annotated[float | None, method("--temperature", help="τ of equation 3.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     _seed: NoSeed = 0,
@@ -341,35 +280,35 @@ def project(
 def train(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
-    projected: Annotated[Path | None, _model("--projected", help="The projected features.")] = None,
-    objects: Annotated[Path | None, _model("--objects", help="The detected objects.")] = None,
+    projected: Annotated[Path | None, model("--projected", help="The projected features.")] = None,
+    objects: Annotated[Path | None, model("--objects", help="The detected objects.")] = None,
     support: Annotated[
-        Path | None, _model("--support", help="The support set's file, where it has moved.")
+        Path | None, model("--support", help="The support set's file, where it has moved.")
     ] = None,
     use_objects: Annotated[
-        bool | None, _method("--with-objects/--no-objects", help="Attend to object names.")
+        bool | None, method("--with-objects/--no-objects", help="Attend to object names.")
     ] = None,
     use_projection: Annotated[
         bool | None,
-        _method("--with-projection/--no-projection", help="Condition on projected features."),
+        method("--with-projection/--no-projection", help="Condition on projected features."),
     ] = None,
     tokenizer: Annotated[
-        str | None, _method("--tokenizer", help="clip, or bpe:SIZE trained on the corpus.")
+        str | None, method("--tokenizer", help="clip, or bpe:SIZE trained on the corpus.")
     ] = None,
-    layers: Annotated[int | None, _method("--layers", help="Transformer layers.")] = None,
-    heads: Annotated[int | None, _method("--heads", help="Attention heads.")] = None,
-    width: Annotated[int | None, _method("--width", help="Width of the decoder.")] = None,
-    dropout: Annotated[float | None, _method("--dropout", help="Dropout.")] = None,
-    epochs: Annotated[int | None, _method("--epochs", help="Passes over the pairs.")] = None,
-    lr: Annotated[float | None, _method("--lr", help="Peak learning rate.")] = None,
+    layers: Annotated[int | None, method("--layers", help="Transformer layers.")] = None,
+    heads: Annotated[int | None, method("--heads", help="Attention heads.")] = None,
+    width: Annotated[int | None, method("--width", help="Width of the decoder.")] = None,
+    dropout: Annotated[float | None, method("--dropout", help="Dropout.")] = None,
+    epochs: Annotated[int | None, method("--epochs", help="Passes over the pairs.")] = None,
+    lr: Annotated[float | None, method("--lr", help="Peak learning rate.")] = None,
     batch_size: Annotated[
-        int | None, _method("--batch-size", help="Captions a step, part of the method.")
+        int | None, method("--batch-size", help="Captions a step, part of the method.")
     ] = None,
     label_smoothing: Annotated[
-        float | None, _method("--label-smoothing", help="Share spread over all tokens.")
+        float | None, method("--label-smoothing", help="Share spread over all tokens.")
     ] = None,
     validation: Annotated[
-        float | None, _method("--validation", help="Share of the pairs held out.")
+        float | None, method("--validation", help="Share of the pairs held out.")
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -417,26 +356,26 @@ def caption(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
     captioner: Annotated[
-        Path | None, _model("--captioner", help="The captioner; else the workspace's or shipped.")
+        Path | None, model("--captioner", help="The captioner; else the workspace's or shipped.")
     ] = None,
     support: Annotated[
-        Path | None, _model("--support", help="Features file whose texts replace the support set.")
+        Path | None, model("--support", help="Features file whose texts replace the support set.")
     ] = None,
     clip: Annotated[
-        str | None, _model("--clip", help="Where the captioner's CLIP model is now.")
+        str | None, model("--clip", help="Where the captioner's CLIP model is now.")
     ] = None,
     detector: Annotated[
-        str | None, _model("--detector", help="Where the captioner's detector is now.")
+        str | None, model("--detector", help="Where the captioner's detector is now.")
     ] = None,
     recursive: Annotated[
-        bool, _model("--recursive", "-r", help="Look into subfolders, too.")
+        bool, model("--recursive", "-r", help="Look into subfolders, too.")
     ] = False,
-    beam: Annotated[int | None, _method("--beam", help="Beam; 1 is greedy search.")] = None,
-    max_length: Annotated[int | None, _method("--max-length", help="Most tokens.")] = None,
+    beam: Annotated[int | None, method("--beam", help="Beam; 1 is greedy search.")] = None,
+    max_length: Annotated[int | None, method("--max-length", help="Most tokens.")] = None,
     temperature: Annotated[
-        float | None, _method("--temperature", help="τ of equation 3, if not the captioner's.")
+        float | None, method("--temperature", help="τ of equation 3, if not the captioner's.")
     ] = None,
-    format: Annotated[Format, _common("--format", "-f", help="How to print.")] = Format.table,
+    format: Annotated[Format, common("--format", "-f", help="How to print.")] = Format.table,
     device: Device = "auto",
     dtype: Dtype = "auto",
     _seed: NoSeed = 0,
@@ -485,17 +424,17 @@ def _shipped_preset(workspace: Path, captioner: Path | None) -> str | None:
 @app.command(rich_help_panel="Use", epilog="Example: syntic evaluate --references refs.json")
 def evaluate(
     references: Annotated[
-        Path, _model("--references", help="COCO captions or Karpathy JSON, or CSV.")
+        Path, model("--references", help="COCO captions or Karpathy JSON, or CSV.")
     ],
     captions: Annotated[
         Path | None, typer.Argument(help="captions.h5 or a COCO results JSON, if not the run's.")
     ] = None,
     workspace: Workspace = WORKSPACE,
-    split: Annotated[str | None, _model("--split", help="Split of the references.")] = None,
+    split: Annotated[str | None, model("--split", help="Split of the references.")] = None,
     metrics: Annotated[
-        str, _model("--metrics", help="Comma-separated; SPICE needs its CoreNLP jars.")
+        str, model("--metrics", help="Comma-separated; SPICE needs its CoreNLP jars.")
     ] = "BLEU-1,BLEU-2,BLEU-3,BLEU-4,METEOR,ROUGE-L,CIDEr",
-    format: Annotated[Table, _common("--format", "-f", help="How to print.")] = Table.table,
+    format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
     _preset_name: NoPreset = None,
     _device: NoDevice = "auto",
     _dtype: NoDtype = "auto",
@@ -518,7 +457,7 @@ def evaluate(
 @app.command(rich_help_panel="Use", epilog="Example: syntic inspect syntic-run/captioner.h5")
 def inspect(
     artifact: Annotated[Path, typer.Argument(help="An artifact, or a workspace folder.")],
-    format: Annotated[Table, _common("--format", "-f", help="How to print.")] = Table.table,
+    format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
 ) -> None:
     """Show what an artifact holds, its settings, and what it was made from."""
     from . import printing

@@ -16,7 +16,7 @@ from . import console
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from .stages.caption import Caption
+    from .stages.captioner import Caption
     from .stages.evaluate import Evaluation
 
 
