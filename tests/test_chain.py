@@ -232,6 +232,26 @@ class TestVariants:
             assert np.flatnonzero(~artifact.numbers("valid")).tolist() == [3]
 
 
+def test_what_a_safety_checker_blanks_is_flagged(micro_preset: Path) -> None:
+    import torch
+
+    from syntic_cli.models.text_to_image import load_text_to_image
+    from syntic_cli.settings import SynthesizeSettings
+
+    settings = SynthesizeSettings(str(micro_preset.parent / "text_to_image"), steps=2, size=32)
+    model = load_text_to_image(settings, torch.device("cpu"), torch.float32)
+
+    def blank_the_second(images: torch.Tensor, *_: object) -> tuple[torch.Tensor, list[bool]]:
+        images[1] = 0.0
+        return images, [False, True, False]
+
+    model.pipeline.run_safety_checker = blank_the_second
+    made = model.generate(["a dog", "a cat", "a cup"], [1, 2, 3])
+    assert [image.flagged for image in made] == [False, True, False]
+    assert not made[1].pixels.any()
+    assert made[0].pixels.any()
+
+
 class TestCaption:
     def test_formats(self, run_cli: RunCli, finished: Path, photos: list[Path]) -> None:
         def printed(form: str) -> str:
