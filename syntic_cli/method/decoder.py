@@ -49,9 +49,11 @@ class KeyValueCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep the given rows, in that order; a row may be taken more than once."""
-        taken = self._held.new_empty((*self._held.shape[:2], len(rows), *self._held.shape[3:]))
-        taken[..., : self.length, :] = self._held[..., : self.length, :].index_select(2, rows)
-        self._held = taken
+        kept = self._held[..., : self.length, :].index_select(2, rows)
+        if len(rows) > self._held.shape[2]:
+            self._held = kept.new_empty((*kept.shape[:2], len(rows), *self._held.shape[3:]))
+        self._held = self._held[:, :, : len(rows)]
+        self._held[..., : self.length, :] = kept
 
 
 class SelfAttention(nn.Module):

@@ -22,9 +22,12 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, temperature:
     Returns:
         The loss, a scalar.
     """
-    images = F.normalize(image_features, dim=-1)
-    texts = F.normalize(text_features, dim=-1)
-    logits = images @ texts.T / temperature  # (B, B)
+    return _loss(image_features, F.normalize(text_features, dim=-1) / temperature)
+
+
+def _loss(image_features: Tensor, scaled_texts: Tensor) -> Tensor:
+    """The loss with t of length 1/τ, which a mini-batch's texts keep from step to step."""
+    logits = F.normalize(image_features, dim=-1) @ scaled_texts.T  # (B, B)
     own = torch.arange(len(logits), device=logits.device)
     return F.cross_entropy(logits, own)
 
@@ -45,10 +48,11 @@ def refine_batch(
         The refined features, (B, d), of unit length, and the loss before each step, (epochs,).
     """
     features = image_features.detach().clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([features], lr=lr)
+    scaled_texts = F.normalize(text_features, dim=-1) / temperature
+    optimizer = torch.optim.Adam([features], lr=lr, fused=True)
     losses = torch.empty(epochs, device=features.device)
     for epoch in range(epochs):
-        loss = contrastive_loss(features, text_features, temperature)
+        loss = _loss(features, scaled_texts)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -37,7 +37,9 @@ class Clip:
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Unit-length features, (N, d) float32, of preprocessed photos, (N, 3, H, W)."""
-        pixels = pixels.to(self.device, self.dtype, non_blocking=True)
+        pixels = pixels.to(
+            self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last
+        )
         return F.normalize(self.model.encode_image(pixels).float(), dim=-1).cpu()
 
     @torch.inference_mode()
@@ -80,8 +82,7 @@ def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype
         )
         tokenizer = open_clip.get_tokenizer(name)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)
     return Clip(model, preprocess, tokenizer, device, dtype)
 
 

@@ -97,7 +97,7 @@ def load_detector(settings: DetectSettings, device: torch.device, dtype: torch.d
         model = AutoModelForObjectDetection.from_pretrained(
             source, dtype=dtype, use_safetensors=True, **options
         )
-    model = model.to(device).eval().requires_grad_(False)
+    model = model.to(device).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     names = model.config.id2label
     vocabulary = [str(names[index]) for index in range(max(names) + 1)]
     return Detector(

@@ -42,7 +42,6 @@ class Fit:
         seed: int,
         checkpoint: Checkpoint,
     ) -> None:
-
         self._decoder, self._pairs, self._settings = decoder, pairs, settings
         self._seed, self._checkpoint = seed, checkpoint
         self._optimizer = make_optimizer(decoder, settings.lr, settings.weight_decay)
@@ -51,7 +50,8 @@ class Fit:
         self._batches_an_epoch = -(-len(self._training) // settings.batch_size)
         self.step = 0
         self.curves: list[tuple[float, float]] = []
-        self._epoch_loss = np.zeros(2)
+        # The tokens' summed loss and their count; on the device, so that no step waits for it.
+        self._epoch_loss = torch.zeros(2, device=pairs.prefixes.device)
         self.best: dict[str, Tensor] = {}
         self.best_epoch = 0
         self._resume()
@@ -75,7 +75,6 @@ class Fit:
     def _run_epoch(
         self, autocast: torch.dtype | None, advance: console.Advance, request: StopRequest
     ) -> None:
-
         epoch = len(self.curves)
         first = self.step - epoch * self._batches_an_epoch
         batches = epoch_batches(
@@ -100,7 +99,7 @@ class Fit:
                 label_smoothing=self._settings.label_smoothing,
                 autocast=autocast,
             )
-            self._epoch_loss += float(loss) * tokens, tokens
+            self._epoch_loss += torch.stack([loss * tokens, torch.full_like(loss, tokens)])
             self.step += 1
             advance(1)
             if request.signal_number is not None or self._checkpoint.due(SECONDS_A_CHECKPOINT):
@@ -108,15 +107,14 @@ class Fit:
             request.check()
 
     def _close_epoch(self, quiet: bool) -> None:
-
-        loss = self._epoch_loss[0] / self._epoch_loss[1]
+        loss = float(self._epoch_loss[0] / self._epoch_loss[1])
         held_out = loss
         if len(self._held_out):
             held_out = held_out_loss(
                 self._decoder, self._pairs, self._held_out, self._settings.batch_size
             )
-        self.curves.append((float(loss), float(held_out)))
-        self._epoch_loss = np.zeros(2)
+        self.curves.append((loss, held_out))
+        self._epoch_loss.zero_()
         if held_out <= min(curve[1] for curve in self.curves):
             self.best_epoch = len(self.curves) - 1
             self.best = {
@@ -140,7 +138,7 @@ class Fit:
             state.update({f"adam.{index}.{n}": v.detach().cpu() for n, v in moments.items()})
         state["progress"] = torch.tensor([self.step, self.best_epoch])
         state["curves"] = torch.tensor(self.curves, dtype=torch.float64).reshape(-1, 2)
-        state["epoch_loss"] = torch.from_numpy(self._epoch_loss.copy())
+        state["epoch_loss"] = self._epoch_loss.cpu()
         self._checkpoint.save(state)
 
     def _resume(self) -> None:
@@ -157,7 +155,7 @@ class Fit:
         self._optimizer.load_state_dict({**fresh, "state": moments})
         self.step, self.best_epoch = state["progress"].tolist()
         self.curves = [(a, b) for a, b in state["curves"].tolist()]
-        self._epoch_loss = state["epoch_loss"].numpy().copy()
+        self._epoch_loss.copy_(state["epoch_loss"])
         console.note(f"{STAGE}: going on from step {self.step}")
 
 

@@ -1,0 +1,90 @@
+"""Start-up: `syntic --help` and `syntic inspect` against an empty Python program."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from .measure import Options, Row, limit
+
+RUNS = 9
+HELP = "import sys; sys.argv = ['syntic', '--help']; from syntic_cli.cli import main; main()"
+
+
+def seconds(folder: str, options: Options, *arguments: str) -> float:
+    """The shortest of several runs of the interpreter: what the program itself takes.
+
+    Its modules are compiled beforehand, as those of an installed package are.
+    """
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": folder}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    command, found = [sys.executable, *arguments], []
+    for _ in range(RUNS + 1):
+        began = _clock(options)
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        found.append(_clock(options) - began)
+    return min(found[1:])
+
+
+def _clock(options: Options) -> float:
+    if options.clock == "wall":
+        return time.perf_counter()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def run(options: Options) -> list[Row]:
+    """Seconds of each, and how many empty programs that is."""
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = _artifact(Path(folder))
+        inspect = HELP.replace("'--help'", f"'inspect', {str(artifact)!r}")
+        commands = {"syntic --help": (HELP, 0.3), "syntic inspect": (inspect, 0.5)}
+        empty = seconds(folder, options, "-c", "pass")
+        rows = []
+        for name, (code, most) in commands.items():
+            taken = seconds(folder, options, "-c", code)
+            rows.append(limit("startup", name, "s", taken, most, options.clock))
+            rows.append(
+                Row(
+                    "startup",
+                    name,
+                    "s",
+                    taken,
+                    "python -c pass",
+                    empty,
+                    taken / empty,
+                    clock=options.clock,
+                )
+            )
+    return rows
+
+
+def _artifact(folder: Path) -> Path:
+    """A small artifact to look at."""
+    from syntic_cli.artifacts import Recipe
+    from syntic_cli.shards import Output
+
+    path = folder / "features.h5"
+    recipe = Recipe("encode", {"model": "none"}, {}, {}, "0" * 64)
+    output = Output(path, recipe, force=False, retry_failed=False)
+    output.begin()
+    features = np.ones((100, 16), np.float32)
+    output.commit(
+        0,
+        {
+            "captions": ["a caption"] * 100,
+            "image_features": features,
+            "text_features": features,
+            "valid": np.ones(100, bool),
+            "error": [""] * 100,
+        },
+    )
+    output.finish()
+    return path
