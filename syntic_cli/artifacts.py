@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,6 +25,7 @@ SCHEMA = 1
 # From v110 on HDF5 checksums its own metadata too, so a flipped bit in a header is noticed.
 HDF5_VERSION = ("v110", "v110")
 CHUNK_BYTES = 1 << 18
+CHECKSUM = "header_crc32"
 
 Values = np.ndarray | Sequence[str] | Sequence[bytes]
 Kind = Literal["text", "bytes", "number"]
@@ -179,6 +182,8 @@ class Artifact:
         if not self.path.exists():
             wanted = f"; run `syntic {stages[0]}` first" if stages else ""
             raise SynticError(f"{self.path}: no such artifact{wanted}")
+        if self.path.is_dir():
+            raise SynticError(f"{self.path}: is a folder, not an artifact; name a file")
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
@@ -194,7 +199,7 @@ class Artifact:
     def _check(self, stages: Sequence[str]) -> None:
         with self._reading("its header"):
             attributes = dict(self._file.attrs)
-        if "schema" not in attributes or "stage" not in attributes:
+        if not isinstance(attributes.get("schema"), np.integer) or "stage" not in attributes:
             raise SynticError(f"{self.path}: an HDF5 file, but not one that syntic wrote")
         if int(attributes["schema"]) > SCHEMA:
             raise SynticError(
@@ -210,8 +215,10 @@ class Artifact:
         if not bool(attributes.get("complete", False)):
             raise SynticError(f"{self.path}: not complete; run `syntic {self.stage} --force`")
         self.attributes: dict[str, Any] = attributes
-        self.fingerprint = str(attributes["fingerprint"])
         try:
+            if attributes.get(CHECKSUM, checksum := _header_checksum(attributes)) != checksum:
+                raise ValueError("checksum")
+            self.fingerprint = str(attributes["fingerprint"])
             self.recipe = Recipe(
                 self.stage,
                 json.loads(attributes["settings"]),
@@ -340,15 +347,46 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise SynticError(
+            f"{path}: cannot be written ({path.parent} is not a folder); name another place"
+        ) from error
     except (OSError, RuntimeError) as error:
         # h5py raises RuntimeError where closing a file could not write it out.
         reason = getattr(error, "strerror", None) or str(error).partition("(")[0].strip()
         raise SynticError(
             f"{path}: cannot be written ({reason}); what was finished is safe, "
-            "free some space and run the same command again"
+            f"{_remedy(error)} and run the same command again"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _remedy(error: OSError | RuntimeError) -> str:
+    forbidden = getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return "change its permissions" if forbidden else "free some space"
+
+
+def reserve(temporary: Path, size: int) -> None:
+    """Make sure that the disk has room for a file of this size, before HDF5 begins to write it.
+
+    HDF5 that meets a full disk half-way prints a traceback for every object that it has open.
+
+    Raises:
+        OSError: where there is no room, for `atomic_path` to explain.
+    """
+    if shutil.disk_usage(temporary.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with temporary.open("wb") as file:
+        try:
+            # Free space is not the only limit: there are quotas and limits on a file's size.
+            os.posix_fallocate(file.fileno(), 0, max(1, size))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -376,6 +414,13 @@ def write_header(file: h5py.File, recipe: Recipe, attributes: Mapping[str, Any])
     for name, value in attributes.items():
         file.attrs[name] = value
     file.attrs["complete"] = True
+    file.attrs[CHECKSUM] = _header_checksum(dict(file.attrs))
+
+
+def _header_checksum(attributes: Mapping[str, Any]) -> np.uint32:
+    """CRC-32 of the root attributes: HDF5 keeps their texts where it checks no sum of its own."""
+    values = [(name, str(value)) for name, value in attributes.items() if name != CHECKSUM]
+    return np.uint32(zlib.crc32(repr(sorted(values)).encode("utf-8", "surrogateescape")))
 
 
 def append_rows(file: h5py.File, name: str, kind: Kind, values: Values) -> None:
@@ -405,7 +450,10 @@ def _append(file: h5py.File, name: str, rows: np.ndarray, dtype: Any = None) -> 
     dataset = file[name]
     first = len(dataset)
     dataset.resize(first + len(rows), axis=0)
-    if len(rows):
+    if len(rows) == 1:
+        # h5py takes an array of one byte string for the byte string itself.
+        dataset[first] = rows[0]
+    elif len(rows):
         dataset[first:] = rows
 
 
@@ -429,12 +477,23 @@ def write_artifact(
     Raises:
         SynticError: where it cannot be written.
     """
-    schema = COLUMNS[recipe.stage]
-    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=HDF5_VERSION) as file:
-        for name, values in columns.items():
-            append_rows(file, name, schema[name].kind, values)
-        write_groups(file, groups or {})
-        write_header(file, recipe, attributes or {})
+    schema, groups = COLUMNS[recipe.stage], groups or {}
+    arrays = [array for group in groups.values() for array in group.values()]
+    size = sum(map(_stored_bytes, [*columns.values(), *arrays]))
+    with atomic_path(path) as temporary:
+        reserve(temporary, size)
+        with h5py.File(temporary, "w", libver=HDF5_VERSION) as file:
+            for name, values in columns.items():
+                append_rows(file, name, schema[name].kind, values)
+            write_groups(file, groups)
+            write_header(file, recipe, attributes or {})
+
+
+def _stored_bytes(values: Values) -> int:
+    """About how much a dataset takes on the disk: chunks are whole, a string has a reference."""
+    if isinstance(values, np.ndarray):
+        return CHUNK_BYTES + int(values.nbytes)
+    return 2 * CHUNK_BYTES + sum(32 + 4 * len(value) for value in values)
 
 
 def write_groups(file: h5py.File, groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:

@@ -21,6 +21,13 @@ DEFAULT_PRESET = "paper"
 # A model named so lies in the package's own presets folder, on whatever machine that is.
 PACKAGED = "preset:"
 HASHED_BYTES = 1 << 16
+# What TOML may give for a setting of a type; a bool is no int here.
+TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+}
 
 
 @dataclass(frozen=True)
@@ -178,11 +185,14 @@ def load_preset(name: str) -> dict[str, dict[str, Any]]:
     for section, values in sections.items():
         if section not in SECTIONS or not isinstance(values, dict):
             raise SynticError(f"{path}: unknown section {section!r}; known: {', '.join(SECTIONS)}")
-        known = {f.name for f in fields(SECTIONS[section])}
-        if unknown := set(values) - known:
+        known = {f.name: str(f.type) for f in fields(SECTIONS[section])}
+        if unknown := set(values) - set(known):
             raise SynticError(
                 f"{path}: [{section}] has no {min(unknown)!r}; known: {', '.join(sorted(known))}"
             )
+        for key, value in values.items():
+            if type(value) not in TYPES[known[key].removesuffix(" | None")]:
+                raise SynticError(f"{path}: [{section}] {key} = {value!r}: not {known[key]}")
         _resolve_folder(values, path.parent)
     return sections
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from .artifacts import (
     Values,
     append_rows,
     atomic_path,
+    reserve,
     write_artifact,
     write_groups,
     write_header,
@@ -38,6 +41,11 @@ class Piece:
     path: Path
 
 
+def _as_piece(shard: Path) -> Piece:
+    start, stop = map(int, shard.stem.split("-"))
+    return Piece(start, stop, shard)
+
+
 class Output:
     """The artifact that a stage is making: which rows are there, and how the others get in.
 
@@ -54,15 +62,20 @@ class Output:
         """
         self.path = path
         self.recipe = recipe
-        self.parts = path.with_name(path.name + ".parts")
-        self._kept: list[Piece] = []
+        self.failed = 0
         self.up_to_date = False
-        if force:
-            shutil.rmtree(self.parts, ignore_errors=True)
-        elif path.exists():
+        self._kept: list[Piece] = []
+        self._forced = force
+        # A retry and a forced run have folders of their own: what an undisturbed run has left
+        # there (killed between its rename and its tidying up) must not be taken for their work.
+        self.parts = self._parts_named("forced." if force else "")
+        if not force and path.exists():
             self._compare_finished(retry_failed)
         if not self.up_to_date:
             self._compare_unfinished()
+
+    def _parts_named(self, infix: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{infix}parts")
 
     def _compare_finished(self, retry_failed: bool) -> None:
         with Artifact(self.path) as existing:
@@ -71,34 +84,57 @@ class Output:
             failed = failed_rows(existing)
             self.failed = len(failed)
             self.up_to_date = not (retry_failed and self.failed)
-            if not self.up_to_date:
+            if self.up_to_date:
+                self._tidy_up()
+            else:
                 good = np.setdiff1d(np.arange(existing.rows), failed)
                 self._kept = [Piece(a, b, self.path) for a, b in _runs(good)]
+                # Named after the very file whose failures are retried, so that a later retry
+                # does not take the outcome of this one for its own.
+                self.parts = self._parts_named(f"retry{self.path.stat().st_mtime_ns}.")
 
     def _compare_unfinished(self) -> None:
         recipe_file = self.parts / RECIPE
         if recipe_file.exists():
-            unfinished = Recipe.from_json(recipe_file.read_text())
+            unfinished = self._read_unfinished(recipe_file)
             if unfinished.fingerprint != self.recipe.fingerprint:
-                raise SynticError(_conflict(self.parts, unfinished, self.recipe))
+                if not self._forced:
+                    raise SynticError(_conflict(self.parts, unfinished, self.recipe))
+                shutil.rmtree(self.parts)
+
+    def _read_unfinished(self, recipe_file: Path) -> Recipe:
+        try:
+            return Recipe.from_json(recipe_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SynticError(
+                f"{recipe_file}: cannot be read ({error}); delete {self.parts.name} to start again"
+            ) from error
+
+    def _tidy_up(self) -> None:
+        """Remove the shards of this artifact, and whatever a killed run of it has left."""
+        for infix in ("", "forced.", "retry[0-9]*."):
+            for parts in self.path.parent.glob(f"{glob.escape(self.path.name)}.{infix}parts"):
+                shutil.rmtree(parts, ignore_errors=True)
+        self._remove_half_written(self.path.parent, f".{glob.escape(self.path.name)}.*.tmp")
+
+    def _remove_half_written(self, folder: Path, pattern: str) -> None:
+        for leftover in folder.glob(pattern):
+            leftover.unlink(missing_ok=True)
 
     def begin(self) -> None:
-        """Make room for shards; leftovers of a write that was cut off are removed."""
-        self.parts.mkdir(parents=True, exist_ok=True)
-        for leftover in (
-            *self.parts.glob(".*.tmp"),
-            *self.path.parent.glob(f".{self.path.name}.*.tmp"),
-        ):
-            leftover.unlink(missing_ok=True)
+        """Make room for shards; leftovers of a write that was cut off are removed.
+
+        Raises:
+            SynticError: where the folder cannot be written.
+        """
         with atomic_path(self.parts / RECIPE) as temporary:
-            temporary.write_text(self.recipe.to_json())
+            temporary.write_text(self.recipe.to_json(), encoding="utf-8")
+        self._remove_half_written(self.parts, ".*.tmp")
+        self._remove_half_written(self.path.parent, f".{glob.escape(self.path.name)}.*.tmp")
 
     def pieces(self) -> list[Piece]:
         """Rows that are there already, in order and without overlap."""
-        shards = [
-            Piece(*map(int, path.stem.split("-")), path)  # type: ignore[call-arg]
-            for path in self.parts.glob("[0-9]*-[0-9]*.h5")
-        ]
+        shards = [_as_piece(path) for path in self.parts.glob("[0-9]*-[0-9]*.h5")]
         return sorted([*shards, *self._kept], key=lambda piece: piece.start)
 
     def missing(self, rows: int) -> list[tuple[int, int]]:
@@ -135,11 +171,24 @@ class Output:
         with atomic_path(self.parts / name) as temporary:
             temporary.write_bytes(memory.getbuffer())
 
-    def shards(self) -> Iterator[tuple[Piece, Artifact]]:
-        """Each committed piece in order, open for reading."""
-        for piece in self.pieces():
+    @contextmanager
+    def _shard(self, piece: Piece) -> Iterator[Artifact]:
+        """A piece, open for reading; a damaged shard is removed, so that its rows are made again.
+
+        Raises:
+            SynticError: where it is damaged.
+        """
+        try:
             with _Shard(piece.path, self.recipe.stage) as shard:
-                yield piece, shard
+                yield shard
+        except SynticError as error:
+            if piece.path == self.path:
+                raise
+            piece.path.unlink(missing_ok=True)
+            raise SynticError(
+                f"{piece.path}: was damaged and has been removed; run the same command again to "
+                f"make its {piece.stop - piece.start} rows anew"
+            ) from error
 
     def finish(
         self,
@@ -163,46 +212,36 @@ class Output:
                 self.path, self.recipe, columns or {}, groups=groups, attributes=attributes
             )
         else:
-            self._check_room()
-            with (
-                atomic_path(self.path) as temporary,
-                h5py.File(temporary, "w", libver=HDF5_VERSION) as file,
-            ):
-                self._merge(file)
-                for name, values in (columns or {}).items():
-                    append_rows(file, name, COLUMNS[self.recipe.stage][name].kind, values)
-                write_groups(file, groups or {})
-                write_header(file, self.recipe, attributes or {})
-        shutil.rmtree(self.parts, ignore_errors=True)
+            size = sum(path.stat().st_size for path in {piece.path for piece in self.pieces()})
+            with atomic_path(self.path) as temporary:
+                reserve(temporary, size)
+                with h5py.File(temporary, "w", libver=HDF5_VERSION) as file:
+                    self._merge(file)
+                    for name, values in (columns or {}).items():
+                        append_rows(file, name, COLUMNS[self.recipe.stage][name].kind, values)
+                    write_groups(file, groups or {})
+                    write_header(file, self.recipe, attributes or {})
+        self._tidy_up()
 
     def _merge(self, file: h5py.File) -> None:
         schema = COLUMNS[self.recipe.stage]
         objects = 0
         if "offsets" in schema:
             append_rows(file, "offsets", "number", np.zeros(1, np.int64))
-        for piece, shard in self.shards():
-            first = 0 if shard.path != self.path else piece.start
-            last = first + piece.stop - piece.start
-            for name, column in schema.items():
-                if column.axis == "item":
-                    append_rows(file, name, column.kind, shard.column(name, first, last))
-            if "offsets" in schema:
-                ragged = shard.objects(first, last)
-                offsets = ragged.pop("offsets") + objects
-                objects = int(offsets[-1])
-                append_rows(file, "offsets", "number", offsets[1:])
-                for name, values in ragged.items():
-                    append_rows(file, name, "number", values)
-
-    def _check_room(self) -> None:
-        needed = sum(path.stat().st_size for path in {piece.path for piece in self.pieces()})
-        free = shutil.disk_usage(self.path.parent).free
-        if free < needed:
-            raise SynticError(
-                f"{self.path}: {needed / 1e9:.2f} GB are needed to put the artifact together and "
-                f"{free / 1e9:.2f} GB are free; every row is safe in {self.parts.name}, "
-                "free some space and run the same command again"
-            )
+        for piece in self.pieces():
+            with self._shard(piece) as shard:
+                first = 0 if shard.path != self.path else piece.start
+                last = first + piece.stop - piece.start
+                for name, column in schema.items():
+                    if column.axis == "item":
+                        append_rows(file, name, column.kind, shard.column(name, first, last))
+                if "offsets" in schema:
+                    ragged = shard.objects(first, last)
+                    offsets = ragged.pop("offsets") + objects
+                    objects = int(offsets[-1])
+                    append_rows(file, "offsets", "number", offsets[1:])
+                    for name, values in ragged.items():
+                        append_rows(file, name, "number", values)
 
 
 class _Shard(Artifact):

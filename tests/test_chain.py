@@ -170,6 +170,22 @@ class TestSameResult:
                 assert np.abs(pixels[0] - pixels[1]).mean() < 0.5
 
 
+@pytest.mark.parametrize("texts", [1, 5])
+def test_a_last_shard_of_one_row(
+    run_cli: RunCli, micro_preset: Path, tmp_path: Path, texts: int
+) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(CAPTIONS[:texts]))
+    here = ["-w", tmp_path / "run", "--shard-size", 4]
+    for command in (["synthesize", corpus, "--preset", micro_preset], ["encode"], ["detect"]):
+        result = run_cli(*command, *here)
+        assert result.exit_code == 0, result.stderr
+    with Artifact(tmp_path / "run" / "synthetic.h5") as artifact:
+        assert artifact.texts("captions") == CAPTIONS[:texts]
+        for data in artifact.byte_strings("images"):
+            assert Image.open(io.BytesIO(data)).size == (32, 32)
+
+
 class TestVariants:
     def test_without_optimisation_projection_and_objects(
         self, run_cli: RunCli, finished: Path, photos: list[Path], tmp_path: Path

@@ -14,7 +14,7 @@ from .. import console
 from ..artifacts import Artifact, Input, Recipe
 from ..errors import SynticError
 from ..settings import CaptionSettings, Run
-from ..workspace import FILES, as_input
+from ..workspace import FILES, as_input, find_input
 from .captioner import SHIPPED, Caption, Captioner, named_objects
 from .rows import making, map_rows, report_failures
 
@@ -124,7 +124,7 @@ def find_captioner(workspace: Path, given: Path | None, *, quiet: bool = False) 
     """The captioner to use: the one named, the workspace's own, or the one that ships.
 
     Raises:
-        SynticError: where there is none.
+        SynticError: where there is none, or where it is stale.
     """
     path = given or workspace / FILES["train"]
     if given is None and not path.exists():
@@ -134,7 +134,7 @@ def find_captioner(workspace: Path, given: Path | None, *, quiet: bool = False) 
             f"no captioner in {workspace}: using the small one that ships with syntic", quiet=quiet
         )
         return SHIPPED
-    return path
+    return find_input(workspace, "train", given=given)
 
 
 def _recipe(

@@ -49,7 +49,7 @@ def describe_workspace(folder: Path) -> list[dict[str, Any]]:
 
 def _state(stage: str, path: Path) -> dict[str, Any]:
     entry: dict[str, Any] = {"stage": stage, "file": path.name, "rows": None, "state": "not made"}
-    if path.with_name(path.name + ".parts").exists():
+    if any(path.parent.glob(f"{path.name}.*parts")):
         entry["state"] = "unfinished, run the stage again"
     if path.exists():
         try:

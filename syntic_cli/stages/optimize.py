@@ -50,6 +50,10 @@ def optimize(
         SynticError: see the message.
     """
     run = run or Run()
+    if run.dtype not in ("auto", "float32"):
+        raise SynticError(
+            f"--dtype {run.dtype}: optimize works in float32, its steps are too small for less"
+        )
     path = output or Path(workspace) / FILES[STAGE]
     source = find_input(Path(workspace), "encode", given=features)
     with Artifact(source, "encode") as pairs:

@@ -288,6 +288,6 @@ def report_failures(stage: str, errors: Sequence[str], unit: str) -> None:
     reasons = [error for error in errors if error]
     if reasons:
         console.warn(
-            f"{stage}: {len(reasons)} of {len(errors)} {unit} failed, the first because "
-            f"{reasons[0]!r}; `syntic {stage} --retry-failed` runs them again"
+            f"{stage}: {len(reasons)} of {len(errors)} {unit} failed, the first because: "
+            f"{reasons[0]}; `syntic {stage} --retry-failed` runs them again"
         )

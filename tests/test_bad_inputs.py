@@ -1,0 +1,473 @@
+"""What a user may get wrong: each row ends as it should, in a line, and costs nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from syntic_cli.artifacts import Artifact
+
+from .conftest import CAPTIONS, RunCli
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row happens: a folder for its files, and a finished workspace of its own."""
+
+    folder: Path
+    workspace: Path
+    photos: list[Path]
+    corpus: Path
+    other: Path
+
+    def file(self, name: str, content: bytes | str = b"") -> Path:
+        path = self.folder / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def preset(self, content: str) -> Path:
+        return self.file("mine.toml", content)
+
+    def link(self, name: str) -> Path:
+        path = self.folder / name
+        path.symlink_to("nowhere")
+        return path
+
+    def image(self, name: str, size: tuple[int, int]) -> Path:
+        path = self.folder / name
+        Image.new("1", size).save(path, "PNG")
+        return path
+
+    def cut_photo(self, name: str = "cut.jpg") -> Path:
+        return self.file(name, self.photos[0].read_bytes()[:150])
+
+
+Command = Callable[[Place], Sequence[object]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A command, the exit code it must have, and what it must say on standard error.
+
+    `new` rows write to a fresh workspace, so that an earlier artifact is not what stops them.
+    """
+
+    name: str
+    command: Command
+    says: str
+    code: int = 2
+    new: bool = False
+
+
+def synthesize(name: str, content: bytes | str, *options: object) -> Command:
+    return lambda at: ["synthesize", at.file(name, content), *options]
+
+
+def caption(bad: Callable[[Place], Path]) -> Command:
+    """A bad photo between two good ones."""
+    return lambda at: ["caption", at.photos[0], bad(at), at.photos[1], "-f", "jsonl", "--force"]
+
+
+def option(*arguments: object) -> Command:
+    return lambda at: arguments
+
+
+def referring(name: str, content: bytes | str) -> Command:
+    return lambda at: ["evaluate", "--references", at.file(name, content)]
+
+
+def preset(content: str) -> Command:
+    return lambda at: ["synthesize", at.corpus, "--preset", at.preset(content)]
+
+
+STAGES = ("synthesize", "encode", "optimize", "detect", "project", "train", "caption", "evaluate")
+LONG = "word " * 5000
+DAMAGED = "damaged or foreign"
+
+CORPUS = [
+    Row("corpus missing", option("synthesize", "nowhere.txt"), "nowhere.txt: no such file"),
+    Row("corpus empty", synthesize("c.txt", ""), "c.txt is empty"),
+    Row("corpus of empty lines", synthesize("c.txt", "\n \n\t\n"), "only 3 empty lines"),
+    Row("corpus not UTF-8", synthesize("c.txt", b"a dog\na caf\xe9\n"), "line 2: the byte 0xe9 at"),
+    Row("its byte offset", synthesize("c.txt", b"a dog\na caf\xe9\n"), "offset 11 is not utf-8"),
+    Row("its remedy", synthesize("c.txt", b"a caf\xe9\n"), "--encoding (cp1252?)"),
+    Row(
+        "corpus in the encoding named",
+        synthesize("c.txt", b"a caf\xe9\nb\n", "--encoding", "cp1252"),
+        "2 texts",
+        0,
+        new=True,
+    ),
+    Row(
+        "corpus in no such encoding",
+        synthesize("c.txt", "a", "--encoding", "klingon"),
+        "--encoding klingon: no such text",
+    ),
+    Row("corpus binary", synthesize("c.txt", bytes(range(256)) * 9), "looks like a binary file"),
+    Row("corpus of NUL bytes only", synthesize("c.txt", b"\0\n\0\0\n"), "c.txt holds no text"),
+    Row("NUL bytes in a text", synthesize("c.txt", "a\0dog\nb\n"), "2 texts", 0, new=True),
+    Row("text of 5,000 words", synthesize("c.txt", f"{LONG}\nb\n"), "2 texts", 0, new=True),
+    Row("emoji only", synthesize("c.txt", "🐕🌲👨‍👩‍👧\n🐈\n"), "2 texts", 0, new=True),
+    Row("right to left", synthesize("c.txt", "كلب في الثلج\nכלב\n"), "2 texts", 0, new=True),
+    Row("all texts too long", synthesize("c.txt", LONG, "--max-words", 9), "more than 9 words"),
+    Row("corpus a folder", lambda at: ["synthesize", at.folder], "is a folder: name the corpus"),
+    Row("corpus a dangling link", lambda at: ["synthesize", at.link("c.txt")], "(a link to nowhe"),
+    Row("corpus of another kind", synthesize("c.docx", "a"), "syntic reads no .docx corpus"),
+    Row("jsonl malformed", synthesize("c.jsonl", '{"text": "a"}\n{"te\n'), "c.jsonl, line 2: malf"),
+    Row("json malformed", synthesize("c.json", '{"annotations": ['), "c.json, line 1: malformed"),
+    Row("json of something else", synthesize("c.json", '{"a": 1}'), "holds neither COCO captions"),
+    Row(
+        "csv without the field",
+        synthesize("c.csv", "a,b\n1,2\n", "--text-field", "t"),
+        "no field `t`",
+    ),
+    Row("csv with a ragged row", synthesize("c.csv", "a,text\n1,x,y\n"), "line 2: 3 fields where"),
+    Row("csv with an open quote", synthesize("c.csv", 'text\n"a\n'), "line 2: malformed table"),
+    Row("gz damaged", synthesize("c.txt.gz", b"\x1f\x8bnot gzip at all"), "cannot be read"),
+    Row("split of a text file", synthesize("c.txt", "a\n", "--split", "train"), "has no splits"),
+    Row("a name with newlines", option("synthesize", "no\nwhere.txt"), r"no\nwhere.txt"),
+    Row("another corpus", synthesize("c.txt", "a dog\n"), "corpus: "),
+    Row("what to do with it", synthesize("c.txt", "a dog\n"), "give --force to make it again"),
+]
+
+PHOTOS = [
+    Row("photo corrupt", caption(lambda at: at.cut_photo()), "cut.jpg cannot be decoded", 0),
+    Row("photo of zero bytes", caption(lambda at: at.file("0.jpg")), "0.jpg is empty (0 bytes)", 0),
+    Row("photo no image", caption(lambda at: at.file("t.jpg", "text")), "t.jpg is not an image", 0),
+    Row(
+        "photo of 30,000 pixels",
+        caption(lambda at: at.image("w.png", (30_000, 10))),
+        "w.png is too large (30000 x 10 pixels",
+        0,
+    ),
+    Row(
+        "decompression bomb",
+        caption(lambda at: at.image("b.png", (19_000, 19_000))),
+        "b.png is too large (19000 x 19000 pixels",
+        0,
+    ),
+    Row("photo of 1 x 1", caption(lambda at: at.image("1.png", (1, 1))), "caption: 3 photos in", 0),
+    Row("link dangling", caption(lambda at: at.link("l.jpg")), "l.jpg is a link to nowhere", 0),
+    Row("photo missing", caption(lambda at: at.folder / "no.jpg"), "no.jpg: no such file", 0),
+    Row("photo a fifo", caption(lambda at: fifo(at.folder)), "is not a regular file", 0),
+    Row("name with newlines", caption(lambda at: at.cut_photo("a\nb.jpg")), r"a\nb.jpg", 0),
+    Row("HEIC", caption(lambda at: at.file("h.jpg", b"\0\0\0\x18ftypheic....")), "is a HEIC", 0),
+    Row("the only photo missing", option("caption", "no.jpg"), "no.jpg: no such file"),
+    Row("the only photo a dangling link", lambda at: ["caption", at.link("l.jpg")], "is a link to"),
+    Row("folder with no image", lambda at: ["caption", at.folder], "holds no image file"),
+    Row("no name at all", option("caption", ""), "an empty name was given"),
+    Row("pattern without a match", option("caption", "no*.jpg"), "no*.jpg: no such file"),
+]
+
+ARTIFACTS = [
+    *(
+        Row(f"{stage} with nothing before it", option(stage), f"{file}: no such artifact", new=True)
+        for stage, file in (
+            ("encode", "synthetic.h5"),
+            ("optimize", "features.h5"),
+            ("detect", "synthetic.h5"),
+            ("project", "optimized.h5"),
+            ("train", "projected.h5"),
+        )
+    ),
+    Row("what to run first", option("encode"), "run `syntic synthesize` first", new=True),
+    Row(
+        "evaluate with nothing before it",
+        lambda at: ["evaluate", "--references", at.file("r.csv", "image,caption\na,b\n")],
+        "captions.h5: no such artifact", new=True,
+    ),
+    Row(
+        "artifact of another stage",
+        lambda at: ["encode", "--synthetic", at.workspace / "features.h5"],
+        "written by `syntic encode`, but an artifact of `syntic synthesize` is needed",
+    ),
+    Row(
+        "captioner of another stage",
+        lambda at: ["caption", at.photos[0], "--captioner", at.workspace / "objects.h5", "--force"],
+        "written by `syntic detect`",
+    ),
+    Row(
+        "artifact not HDF5",
+        lambda at: ["detect", "--synthetic", at.file("s.h5", "text")], DAMAGED,
+    ),
+    Row("artifact empty", lambda at: ["optimize", "--features", at.file("f.h5")], DAMAGED),
+    Row("artifact a folder", lambda at: ["project", "--features", at.folder], "is a folder, not"),
+    Row("artifact missing", option("train", "--projected", "no.h5"), "no.h5: no such artifact"),
+    Row("inspect of nothing", option("inspect", "no.h5"), "no.h5: no such artifact"),
+    Row(
+        "objects of other images",
+        lambda at: ["train", "--objects", at.other / "objects.h5", "-o", at.folder / "c.h5"],
+        "its rows are of other images",
+    ),
+    Row(
+        "support set of no features",
+        lambda at: ["project", "--support", at.workspace / "objects.h5", "--force"],
+        "written by `syntic detect`",
+    ),
+    Row(
+        "output is a folder",
+        lambda at: ["project", "-o", at.folder], "is a folder, not an artifact",
+    ),
+    Row(
+        "output below a file",
+        lambda at: ["project", "-o", at.corpus / "p.h5"], "cannot be written",
+    ),
+    Row("workspace is a file", lambda at: ["project", "-w", at.corpus], "is not a folder"),
+]  # fmt: skip
+
+MODELS = [
+    Row(
+        "model folder missing",
+        lambda at: ["encode", "--model", "/no/such/folder", "-o", at.folder / "f.h5"],
+        "/no/such/folder: no such model folder",
+    ),
+    Row(
+        "model folder empty",
+        lambda at: ["detect", "--model", at.folder, "-o", at.folder / "o.h5"],
+        "cannot be loaded",
+    ),
+    Row(
+        "CLIP model unknown",
+        lambda at: ["encode", "--model", "ViT-Q-99", "-o", at.folder / "f.h5"],
+        "CLIP model ViT-Q-99: cannot be loaded",
+    ),
+    Row(
+        "detector unknown",
+        lambda at: ["detect", "--model", "nobody/nothing", "-o", at.folder / "o.h5"],
+        "detector nobody/nothing: cannot be loaded",
+    ),
+    Row(
+        "text-to-image model unknown",
+        lambda at: ["synthesize", at.corpus, "--model", "nobody/no", "-o", at.folder / "s.h5"],
+        "text-to-image model nobody/no: cannot be loaded",
+    ),
+]
+
+PRESETS = [
+    Row("preset unknown", option("encode", "--preset", "huge"), "--preset huge: no such preset"),
+    Row("preset file missing", option("encode", "--preset", "no.toml"), "no.toml: no such preset"),
+    Row("preset malformed", preset("[encode\n"), "mine.toml: not a readable TOML file"),
+    Row("preset section unknown", preset("[decode]\n"), "unknown section 'decode'"),
+    Row("preset key unknown", preset("[synthesize]\nstep = 3\n"), "[synthesize] has no 'step'"),
+    Row(
+        "preset without a model", preset("[synthesize]\nsteps = 3\n"), "[synthesize] lacks a value"
+    ),
+    Row(
+        "preset with a text for a number", preset('[synthesize]\nmodel="a"\nsteps = "3"\n'), "steps"
+    ),
+    Row(
+        "preset with a number for a text", preset("[synthesize]\nmodel = 3\n"), "model = 3: not str"
+    ),
+]
+
+OPTIONS = [
+    *(
+        Row(" ".join(map(str, arguments)), option(*arguments), says)
+        for arguments, says in (
+            (("optimize", "--temperature", 0), "--temperature 0.0: must be a number above 0"),
+            (("optimize", "--lr", "nan"), "--lr nan: must be a number above 0"),
+            (("optimize", "--epochs", 0), "--epochs 0: must be at least 1"),
+            (("project", "--temperature", -1), "--temperature -1.0: must be"),
+            (("detect", "--threshold", 2), "--threshold 2.0: must be at least 0 and below 1"),
+            (("detect", "--max-objects", -1), "--max-objects -1: must not be negative"),
+            (("train", "--width", 30, "--heads", 4), "the width must be a multiple of the heads"),
+            (("train", "--validation", 1), "--validation 1.0: must be"),
+            (("train", "--tokenizer", "words", "--force"), "--tokenizer words"),
+            (("train", "--tokenizer", "bpe:2", "--force"), "--tokenizer bpe:2"),
+            (("encode", "--device", "tpu", "--force"), "--device tpu: give auto, cpu, cuda"),
+            (("encode", "--device", "cuda:99", "--force"), "--device cuda:99: this machine has"),
+            (("encode", "--dtype", "int8", "--force"), "--dtype int8: give auto, float32"),
+            (("encode", "--batch-size", 0), "Invalid value for '--batch-size'"),
+            (("encode", "--shard-size", "x"), "Invalid value for '--shard-size'"),
+            (("encode", "--no-such-option"), "No such option"),
+            (("decode",), "No such command 'decode'"),
+            (("synthesize",), "Missing argument"),
+            (("caption", "x.jpg", "--format", "xml"), "Invalid value for '--format'"),
+        )
+    ),
+    Row("size", lambda at: ["synthesize", at.corpus, "--size", 30], "--size 30: must be a multip"),
+    Row("steps", lambda at: ["synthesize", at.corpus, "--steps", 0], "--steps 0: must be at least"),
+    Row(
+        "sample", lambda at: ["synthesize", at.corpus, "--sample", 2], "--sample 2.0: give a share"
+    ),
+    Row("beam", lambda at: ["caption", *at.photos, "--beam", 0], "--beam 0: must be at least 1"),
+]
+
+REFERENCES = [
+    Row("references missing", option("evaluate", "--references", "no.csv"), "no.csv"),
+    Row("references empty", referring("r.csv", ""), "r.csv: is empty"),
+    Row("references without columns", referring("r.csv", "a,b\n1,2\n"), "no column of images"),
+    Row("references ragged", referring("r.csv", "image,caption\na,b,c\n"), "line 2: 3 fields"),
+    Row("references malformed", referring("r.json", "{"), "r.json, line 1: malformed JSON"),
+    Row("references of another kind", referring("r.json", '{"a": 1}'), "neither COCO captions"),
+    Row("references of other photos", referring("r.csv", "image,caption\nz.jpg,b\n"), "none of"),
+    Row(
+        "references not UTF-8", referring("r.csv", b"image,caption\nz.jpg,caf\xe9\n"), "r.csv",
+    ),
+    Row(
+        "metric unknown",
+        lambda at: ["evaluate", "--references", good_references(at), "--metrics", "FAME"], "FAME",
+    ),
+    Row(
+        "captions malformed",
+        lambda at: ["evaluate", at.file("c.json", "[}"), "--references", good_references(at)],
+        "c.json, line 1: malformed JSON",
+    ),
+]  # fmt: skip
+
+ROWS = [*CORPUS, *PHOTOS, *ARTIFACTS, *MODELS, *PRESETS, *OPTIONS, *REFERENCES]
+
+
+def fifo(folder: Path) -> Path:
+    """A pipe that nobody writes to: opening it would wait for ever."""
+    os.mkfifo(folder / "pipe.jpg")
+    return folder / "pipe.jpg"
+
+
+def good_references(at: Place) -> Path:
+    lines = [f"{photo.name},a square" for photo in at.photos]
+    return at.file("good.csv", "\n".join(["image,caption", *lines]))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory, finished: Path, micro_preset: Path) -> Path:
+    """A workspace of another corpus."""
+    from .conftest import run_in_process
+
+    folder = tmp_path_factory.mktemp("other")
+    (folder / "c.txt").write_text("a red car\na blue car\n")
+    here = ["-w", folder, "-q"]
+    for command in (["synthesize", folder / "c.txt", "--preset", micro_preset], ["detect"]):
+        assert run_in_process(*command, *here).exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    finished: Path,
+    photos: list[Path],
+    corpus_file: Path,
+    other: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Place]:
+    """A folder to work in, and links to the finished artifacts: a stage never writes into a file
+    that is there, so whatever happens to the link does not happen to the file."""
+    workspace, folder = tmp_path / "run", tmp_path / "files"
+    workspace.mkdir()
+    folder.mkdir()
+    for path in finished.iterdir():
+        if path.suffix == ".h5":
+            os.link(path, workspace / path.name)
+    shutil.copy(finished / "workspace.json", workspace)
+    monkeypatch.chdir(folder)
+    yield Place(folder, workspace, photos, corpus_file, other)
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def state(workspace: Path) -> dict[str, tuple[int, int, int]]:
+    """Which files there are, and whether one has been written since."""
+    found = {}
+    for path in sorted(workspace.rglob("*")):
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and "lock" not in path.name:
+            found[path.name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_bad_input(row: Row, place: Place, run_cli: RunCli, micro_preset: Path) -> None:
+    workspace = place.folder / "new" if row.new else place.workspace
+    before = state(workspace)
+    arguments = [*row.command(place)]
+    if row.new and arguments[0] == "synthesize":
+        arguments += ["--preset", micro_preset]
+    if row.new or (arguments[0] in STAGES and "-w" not in arguments and len(arguments) > 1):
+        arguments += ["-w", workspace]
+
+    result = run_cli(*arguments)
+
+    said = " ".join(result.stderr.replace("│", " ").split())
+    assert result.exit_code == row.code, result.stderr
+    assert row.says in said
+    assert "Traceback" not in result.stderr
+    if row.code:
+        assert result.stdout == ""
+        assert_one_error(result.stderr)
+        assert {k: v for k, v in state(workspace).items() if k != "workspace.json"} == {
+            k: v for k, v in before.items() if k != "workspace.json"
+        }
+    assert_works(place, run_cli)
+
+
+def assert_one_error(stderr: str) -> None:
+    """One line that says what went wrong, last; Typer draws a box where an option is unknown."""
+    if stderr.startswith("Usage:") or stderr.lstrip().startswith("Usage:"):
+        return
+    lines = stderr.splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == [lines[-1]], stderr
+
+
+def assert_works(place: Place, run_cli: RunCli) -> None:
+    """The workspace holds what it held, and the stages know it."""
+    commands: list[list[object]] = [["synthesize", place.corpus], ["project"]]
+    for command in commands:
+        result = run_cli(*command, "-w", place.workspace)
+        assert result.exit_code == 0, result.stderr
+        assert "is up to date" in result.stderr
+    with Artifact(place.workspace / "captions.h5", "caption") as captions:
+        assert captions.rows >= 3
+    assert not [path for path in place.workspace.iterdir() if path.suffix in (".parts", ".tmp")]
+
+
+def test_the_table_is_long_enough() -> None:
+    assert len(ROWS) >= 40
+    assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+def test_bad_photos_keep_their_place_among_good_ones(place: Place, run_cli: RunCli) -> None:
+    bad = [place.cut_photo(), place.file("zero.jpg"), place.link("link.jpg")]
+    names = [place.photos[0], *bad, place.photos[1]]
+    result = run_cli("caption", *names, "-w", place.workspace, "-f", "jsonl", "-o", "c.h5")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["path"] for row in rows] == [str(name) for name in names]
+    assert [bool(row["error"]) for row in rows] == [False, True, True, True, False]
+    assert [bool(row["caption"]) for row in rows] == [True, False, False, False, True]
+    assert "3 of 5 photos failed" in result.stderr
+
+
+def test_a_name_with_newlines_is_captioned(place: Place, run_cli: RunCli) -> None:
+    odd = place.file("two\nlines.jpg", place.photos[0].read_bytes())
+    result = run_cli("caption", odd, "-w", place.workspace, "-f", "jsonl", "-o", "c.h5")
+    assert result.exit_code == 0
+    [row] = [json.loads(line) for line in result.stdout.splitlines()]
+    assert row["path"] == str(odd)
+    assert row["caption"]
+    table = run_cli("caption", odd, "-w", place.workspace, "-o", "c.h5").stdout
+    assert r"two\nlines.jpg" in table.replace(" ", "").replace("\n", "")
+
+
+def test_odd_texts_go_through_the_whole_chain(
+    place: Place, run_cli: RunCli, micro_preset: Path
+) -> None:
+    odd = [LONG, "🐕🌲", "كلب في الثلج", "a\0dog", "é́́́", *CAPTIONS[:6]]
+    corpus = place.file("odd.txt", "\n".join(odd))
+    here = ["-w", place.folder / "odd", "-q"]
+    commands: list[list[object]] = [["synthesize", corpus, "--preset", micro_preset]]
+    commands += [[stage] for stage in ("encode", "optimize", "detect", "project", "train")]
+    for command in [*commands, ["caption", place.photos[0]]]:
+        result = run_cli(*command, *here)
+        assert result.exit_code == 0, result.stderr
+    with Artifact(place.folder / "odd" / "captioner.h5") as captioner:
+        kept = captioner.texts("support_captions")
+    assert kept == [LONG.strip(), *odd[1:3], "a dog", *odd[4:]]
