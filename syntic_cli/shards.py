@@ -101,6 +101,9 @@ class Output:
                 if not self._forced:
                     raise SynticError(_conflict(self.parts, unfinished, self.recipe))
                 shutil.rmtree(self.parts)
+        elif self.parts.exists():
+            # Shards whose recipe is gone could be of anything.
+            shutil.rmtree(self.parts)
 
     def _read_unfinished(self, recipe_file: Path) -> Recipe:
         try:

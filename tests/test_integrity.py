@@ -545,6 +545,18 @@ class TestOutOfMemory:
         assert "out of memory with a single item" in message
 
 
+def test_shards_whose_recipe_is_gone_are_not_taken(
+    run: Path, finished: Path, corpus_file: Path, run_cli: RunCli
+) -> None:
+    (run / "synthetic.h5").unlink()
+    command = ("synthesize", corpus_file, "-w", run, "--shard-size", 16)
+    interrupt_before_finish("synthesize", run_cli, run, *command[1:2], "--seed", 1)
+    (run / "synthetic.h5.forced.parts").rename(run / "synthetic.h5.parts")
+    (run / "synthetic.h5.parts" / "recipe.json").unlink()
+    assert run_cli(*command).exit_code == 0
+    assert_close(run / "synthetic.h5", finished / "synthetic.h5")
+
+
 class TestRetry:
     def test_only_failed_rows_run_again(
         self, run: Path, finished: Path, photos: list[Path], run_cli: RunCli, tmp_path: Path
