@@ -14,12 +14,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .artifacts import (
-    COLUMNS,
+from .artifacts import COLUMNS, Artifact, Recipe, Values
+from .errors import SynticError
+from .writing import (
     HDF5_VERSION,
-    Artifact,
-    Recipe,
-    Values,
     append_rows,
     atomic_path,
     reserve,
@@ -27,7 +25,6 @@ from .artifacts import (
     write_groups,
     write_header,
 )
-from .errors import SynticError
 
 RECIPE = "recipe.json"
 

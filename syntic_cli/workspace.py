@@ -12,8 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .artifacts import Artifact, Input, atomic_path
+from .artifacts import Artifact, Input
 from .errors import SynticError
+from .writing import atomic_path
 
 FILES = {
     "synthesize": "synthetic.h5",

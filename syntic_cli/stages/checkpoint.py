@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..artifacts import atomic_path
 from ..errors import SynticError
+from ..writing import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor
