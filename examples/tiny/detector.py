@@ -1,0 +1,204 @@
+"""Trains the small DETR on YOLOv3-tiny's labels of Flickr8k and on true boxes of half coco128.
+
+The backbone, EfficientNet-Lite0, stays frozen, so that the transformer trains on cached feature
+maps. Flickr8k lacks most of COCO's 80 kinds of object, so objects of the coco128 photos, and
+objects that the ImageNet classifier implies, are pasted into other photos as pieces of map.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from budget import Budget
+from data import COCO_NAMES, coco128, coco_boxes
+from imagenet import ImpliedObjects
+from pseudo_labels import load_labels
+from torch import Tensor, nn
+from towers import EFFICIENTNET, IMAGE_SIZE, efficientnet_lite0
+from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor, TimmBackboneConfig
+
+GRID = 8
+QUERIES = 20
+SHARE_OF_COCO = 0.25
+TEACHER_SCORE = 0.3
+
+
+def build_detector() -> DetrForObjectDetection:
+    """A DETR of 1.4 million parameters on EfficientNet-Lite0's last feature map."""
+    backbone = TimmBackboneConfig(
+        backbone=EFFICIENTNET,
+        out_indices=[4],
+        # DETR's own freezing would drop the activations that timm keeps in its norms.
+        freeze_batch_norm_2d=True,
+    )
+    config = DetrConfig(
+        backbone_config=backbone,
+        num_queries=QUERIES,
+        d_model=128,
+        encoder_layers=2,
+        decoder_layers=3,
+        encoder_ffn_dim=512,
+        decoder_ffn_dim=512,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        auxiliary_loss=True,
+        id2label=dict(enumerate(COCO_NAMES)),
+        label2id={name: i for i, name in enumerate(COCO_NAMES)},
+    )
+    model = DetrForObjectDetection(config)
+    network = model.model.backbone.model
+    weights = efficientnet_lite0().state_dict()
+    missing = network.load_state_dict({k: weights[k] for k in network.state_dict()}, strict=True)
+    if missing.missing_keys:
+        raise ValueError(f"the backbone lacks {missing.missing_keys}")
+    model.model.freeze_backbone()
+    return model
+
+
+def image_processor() -> DetrImageProcessor:
+    """Squashes photos to the square that the detector was trained on."""
+    return DetrImageProcessor(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        do_pad=False,
+        resample=PIL.Image.Resampling.BICUBIC,
+    )
+
+
+class LabelledMaps:
+    """Feature maps (n, 320, 8, 8) with boxes per photo: rows (class, cx, cy, width, height)."""
+
+    def __init__(self, plain: np.ndarray, mirrored: np.ndarray, boxes: list[np.ndarray]) -> None:
+        self.views = (plain, mirrored)
+        self.boxes = boxes
+
+    def draw(self, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+        """A view of a photo that has objects, and its boxes."""
+        while not len(self.boxes[row := random.randint(len(self.boxes))]):
+            pass
+        boxes, view = self.boxes[row].copy(), random.randint(2)
+        if view == 1:
+            boxes[:, 1] = 1 - boxes[:, 1]
+        return self.views[view][row].astype(np.float32), boxes
+
+
+def read_corpora(data: Path, out: Path) -> tuple[LabelledMaps, LabelledMaps]:
+    """Flickr8k with the teacher's labels; half of coco128 with true ones."""
+    taught = load_labels(out / "train_teacher.npz")
+    confident = [rows[rows[:, 1] >= TEACHER_SCORE][:, [0, 2, 3, 4, 5]] for rows in taught]
+    true = [coco_boxes(photo) for photo in coco128(data, "train")]
+    flickr, coco = (
+        LabelledMaps(np.load(out / f"{group}.npy"), np.load(out / f"{group}_mirrored.npy"), boxes)
+        for group, boxes in (("train", confident), ("coco_train", true))
+    )
+    return flickr, coco
+
+
+def paste(
+    target: tuple[np.ndarray, np.ndarray],
+    source: tuple[np.ndarray, np.ndarray],
+    random: np.random.RandomState,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Puts one object of `source` at a random place of `target`."""
+    (maps, boxes), (others, found) = target, source
+    name, x, y, w, h = found[random.randint(len(found))]
+    left, top = int(GRID * max(0, x - w / 2)), int(GRID * max(0, y - h / 2))
+    right = min(GRID, int(np.ceil(GRID * (x + w / 2))))
+    bottom = min(GRID, int(np.ceil(GRID * (y + h / 2))))
+    new_left = random.randint(GRID - (right - left) + 1)
+    new_top = random.randint(GRID - (bottom - top) + 1)
+    new_right, new_bottom = new_left + right - left, new_top + bottom - top
+    maps = maps.copy()
+    maps[:, new_top:new_bottom, new_left:new_right] = others[:, top:bottom, left:right]
+    covered = (boxes[:, 1] * GRID > new_left) & (boxes[:, 1] * GRID < new_right)
+    covered &= (boxes[:, 2] * GRID > new_top) & (boxes[:, 2] * GRID < new_bottom)
+    moved = [[name, x + (new_left - left) / GRID, y + (new_top - top) / GRID, w, h]]
+    return maps, np.concatenate([boxes[~covered], np.array(moved, np.float32)])
+
+
+def draw_batch(
+    flickr: LabelledMaps,
+    coco: LabelledMaps,
+    implied: ImpliedObjects,
+    size: int,
+    random: np.random.RandomState,
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Maps and labels as DETR's loss takes them."""
+    examples = []
+    for _ in range(size):
+        example = (coco if random.uniform() < SHARE_OF_COCO else flickr).draw(random)
+        while random.uniform() < 0.5 and len(example[1]) < QUERIES:
+            source = coco if random.uniform() < 0.5 else implied
+            example = paste(example, source.draw(random), random)
+        examples.append(example)
+    labels = [
+        {
+            "class_labels": torch.from_numpy(boxes[:QUERIES, 0]).long(),
+            "boxes": torch.from_numpy(boxes[:QUERIES, 1:]).float(),
+        }
+        for _, boxes in examples
+    ]
+    return torch.from_numpy(np.stack([maps for maps, _ in examples])), labels
+
+
+def export(model: DetrForObjectDetection, folder: Path) -> None:
+    """Writes the folder that the package ships: weights in float16, loaded as float32."""
+    half = build_detector()
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2))
+    image_processor().save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the caches")
+    parser.add_argument("--folder", type=Path, required=True, help="where the model is written")
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    flickr, coco = read_corpora(args.data, args.out)
+    implied = ImpliedObjects(flickr.views[0])
+    model = build_detector().to(args.device).train()
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=args.rate, weight_decay=1e-4)
+    checkpoint, step = args.out / "detector.ckpt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=args.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    random, budget, saved = np.random.RandomState(step), Budget(args.minutes), time.time()
+    while budget.left > 0:
+        for group in optimizer.param_groups:
+            group["lr"] = args.rate * budget.rate(step, 100, 0.3)
+        maps, labels = draw_batch(flickr, coco, implied, args.batch, random)
+        labels = [{k: v.to(args.device) for k, v in row.items()} for row in labels]
+        cells = model.model.input_projection(maps.to(args.device)).flatten(2).transpose(1, 2)
+        loss = model(None, inputs_embeds=cells, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learned, 0.5)
+        optimizer.step()
+        step += 1
+        if step % 50 == 0:
+            print(f"step {step}  {budget.used:.0f} s  loss {loss.item():.3f}", flush=True)
+        if time.time() - saved > 180:
+            saved = time.time()
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            torch.save(state, checkpoint)
+            export(model, args.folder)
+    export(model, args.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Caches EfficientNet-Lite0's feature maps of all photos, plain and mirrored."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from data import coco128, flickr8k, load_pixels
+from towers import IMAGE_SIZE, bottleneck, efficientnet_lite0, normalise
+
+BATCH = 32
+
+
+def photo_paths(data: Path, group: str) -> list[Path]:
+    """The photos of a cached group, in cache order."""
+    photos = {
+        "train": lambda: flickr8k(data, "train"),
+        "dev": lambda: flickr8k(data, "dev"),
+        "coco_train": lambda: coco128(data, "train"),
+        "coco_score": lambda: coco128(data, "score"),
+    }[group]()
+    return [photo.path for photo in photos]
+
+
+@torch.no_grad()
+def extract(paths: list[Path], mirrored: bool, device: str) -> np.ndarray:
+    """Bottleneck maps (n, 320, 8, 8) in float16."""
+    model = efficientnet_lite0().to(device, memory_format=torch.channels_last)
+    # Fused batch norms and activations: more than twice the photos a second on a CPU.
+    compiled = torch.compile(partial(bottleneck, model), options={"freezing": True})
+    maps = []
+    for start in range(0, len(paths), BATCH):
+        pixels = torch.stack([load_pixels(p, IMAGE_SIZE) for p in paths[start : start + BATCH]])
+        images = normalise(pixels.flip(-1) if mirrored else pixels)
+        images = images.to(device, memory_format=torch.channels_last)
+        maps.append(compiled(images).half().cpu().numpy())
+    return np.concatenate(maps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the caches")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for mirrored in (False, True):
+        for group in ("coco_train", "coco_score", "dev", "train"):
+            target = args.out / f"{group}{'_mirrored' if mirrored else ''}.npy"
+            if not target.exists():
+                maps = extract(photo_paths(args.data, group), mirrored, args.device)
+                with target.with_suffix(".part").open("wb") as file:
+                    np.save(file, maps, allow_pickle=False)
+                target.with_suffix(".part").rename(target)
+            print(target, flush=True)
+
+
+if __name__ == "__main__":
+    main()
