@@ -33,7 +33,8 @@ syntic encode
 syntic optimize
 syntic detect
 syntic project
-syntic train
+# Few texts are few steps an epoch: more epochs, and smaller batches.
+syntic train --epochs 40 --batch-size 32
 syntic caption "${photos[@]}"
 if [ $# -eq 0 ]; then
     syntic evaluate --references "$examples/references.csv"

@@ -278,12 +278,12 @@ class Artifact:
     def group(self, name: str) -> dict[str, np.ndarray]:
         """Every dataset of a group, such as the parameters in `decoder` or curves in `history`."""
         with self._reading(repr(name)):
-            return {key: values[()] for key, values in self._file.get(name, {}).items()}
+            return {key: _unscaled(data, 0, None) for key, data in self._file.get(name, {}).items()}
 
     def numbers(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows start to stop (all by default) of a numeric dataset."""
         with self._reading(repr(name)):
-            return np.asarray(self._file[name][start:stop])
+            return _unscaled(self._file[name], start, stop)
 
     def texts(self, name: str, start: int = 0, stop: int | None = None) -> list[str]:
         """Rows start to stop (all by default) of a dataset of strings."""
@@ -323,6 +323,15 @@ class Artifact:
         wrong = np.flatnonzero(stored != found)
         if len(wrong):
             raise OSError(f"checksum of row {start + int(wrong[0])} does not match")
+
+
+def _unscaled(dataset: h5py.Dataset, start: int, stop: int | None) -> np.ndarray:
+    """Rows of a dataset; integers with a `scale` a row (a packed captioner's) become floats."""
+    values = np.asarray(dataset[start:stop] if dataset.ndim else dataset[()])
+    if "scale" not in dataset.attrs:
+        return values
+    scale = dataset.attrs["scale"][start:stop].astype(np.float32)
+    return values * scale.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def header_checksum(attributes: Mapping[str, Any]) -> np.uint32:

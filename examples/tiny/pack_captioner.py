@@ -1,0 +1,48 @@
+"""Makes a captioner four times smaller: its matrices go to 8 bits with a scale for each row."""
+
+import argparse
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from syntic_cli.artifacts import COLUMNS, Artifact
+from syntic_cli.writing import write_artifact
+
+KEPT = ("decoder_config", "projection_temperature", "projection", "best_epoch")
+
+
+def quantised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a matrix as int8, and the scale of each row, (N,) float32."""
+    scale = np.abs(values).max(axis=1) / 127 + 1e-12
+    return np.round(values / scale[:, None]).astype(np.int8), scale.astype(np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("captioner", type=Path)
+    parser.add_argument("output", type=Path)
+    arguments = parser.parse_args()
+    scales: dict[str, np.ndarray] = {}
+    with Artifact(arguments.captioner, "train") as artifact:
+        columns = {name: artifact.column(name) for name in COLUMNS["train"]}
+        decoder = artifact.group("decoder")
+        columns["support"], scales["support"] = quantised(np.asarray(columns["support"]))
+        for name, values in decoder.items():
+            if values.ndim == 2:
+                decoder[name], scales[f"decoder/{name}"] = quantised(values)
+        write_artifact(
+            arguments.output,
+            artifact.recipe,
+            columns,
+            groups={"decoder": decoder, "history": artifact.group("history")},
+            attributes={name: artifact.attributes[name] for name in KEPT},
+        )
+    with h5py.File(arguments.output, "r+") as file:
+        for name, scale in scales.items():
+            file[name].attrs.create("scale", scale.astype(np.float16))
+    print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The tiny preset that ships: its models load, the chain runs on them, and captions make sense."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from syntic_cli import Captioner
+from syntic_cli.artifacts import Artifact
+from syntic_cli.metrics import score
+from syntic_cli.settings import PRESETS, CaptionSettings, load_preset, resolve
+
+from .conftest import SHARED, RunCli
+
+MEGABYTES = 64
+
+
+def test_is_small_enough_and_has_its_cards() -> None:
+    files = [path for path in (PRESETS / "tiny").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MEGABYTES * 2**20
+    for model in ("clip", "detector", "text_to_image"):
+        card = (PRESETS / "tiny" / model / "README.md").read_text()
+        for section in ("Figures", "Where it errs", "licences"):
+            assert section in card
+
+
+def test_the_chain_runs_on_the_shipped_models(run_cli: RunCli, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("a dog runs in the snow\na cup of coffee\na red bus\n")
+    here = ["-w", tmp_path / "run", "-q"]
+    run_cli("synthesize", corpus, "--preset", "tiny", "--steps", 2, *here)
+    for stage in ("encode", "optimize", "detect", "project"):
+        result = run_cli(stage, *here)
+        assert result.exit_code == 0, result.stderr
+    with Artifact(tmp_path / "run" / "projected.h5") as artifact:
+        assert artifact.shape("projected") == (3, 256)
+    with Artifact(tmp_path / "run" / "objects.h5") as artifact:
+        assert "teddy bear" in artifact.texts("vocabulary")
+
+
+def test_captions_without_a_workspace(
+    run_cli: RunCli, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_cli("caption", photos[0], "--format", "jsonl")
+    assert result.exit_code == 0, result.stderr
+    assert "ships with syntic" in result.stderr
+    assert len(json.loads(result.stdout)["caption"].split()) > 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_captions_of_real_photos_are_about_them() -> None:
+    """Far better than one sentence for all, which scores a CIDEr of 9 on these photos."""
+    folder = SHARED / "flickr8k"
+    if not folder.exists():
+        pytest.skip(f"{folder} is not here")
+    references: dict[str, list[str]] = {}
+    with (folder / "captions.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["split"] == "dev":
+                references.setdefault(row["image"], []).append(row["caption"])
+    names = list(references)[:100]
+    captioner = Captioner.load(settings=resolve(CaptionSettings, load_preset("tiny")))
+    found = captioner.caption([folder / "images" / name for name in names], batch_size=8)
+    assert not any(caption.error for caption in found)
+    scores = score(
+        [caption.caption for caption in found], [references[name] for name in names], ["CIDEr"]
+    )
+    assert scores.corpus["CIDEr"] > 20
