@@ -382,6 +382,24 @@ class TestEvaluate:
         assert "up to date" in again.stderr
         assert "METEOR" in again.stdout
 
+    def test_scores_of_other_captions_are_kept(self, run_cli: RunCli, tmp_path: Path) -> None:
+        references = tmp_path / "references.csv"
+        references.write_text("image,caption\na.jpg,a dog runs\nb.jpg,a cat sleeps\n")
+        for name in ("one", "other"):
+            results = tmp_path / f"{name}.json"
+            results.write_text(
+                json.dumps(
+                    [
+                        {"image_id": "a.jpg", "caption": f"{name} dog"},
+                        {"image_id": "b.jpg", "caption": "a cat"},
+                    ]
+                )
+            )
+            arguments = ["--references", references, "-w", tmp_path / "run", "--metrics", "BLEU-1"]
+            result = run_cli("evaluate", results, *arguments)
+            assert result.exit_code == 0, result.stderr
+        assert len(list((tmp_path / "run").glob("scores*.h5"))) == 2
+
     def test_published_captions_get_their_published_scores(
         self, run_cli: RunCli, tmp_path: Path
     ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from ..errors import SynticError
 from ..settings import CaptionSettings, Run
 from ..workspace import FILES, as_input, find_input
 from .captioner import SHIPPED, Caption, Captioner, named_objects
-from .rows import making, map_rows, report_failures
+from .rows import keep_earlier, making, map_rows, report_failures
 
 STAGE = "caption"
 BATCH_SIZE = {"cpu": 32, "cuda": 128, "mps": 32}
@@ -57,7 +56,7 @@ def caption(
     source = find_captioner(Path(workspace), captioner, quiet=run.quiet)
     recipe = _recipe(photos, source, path, settings, run, support, (clip, detector))
     if output is None and not run.force:
-        _keep_earlier(path, recipe, run)
+        keep_earlier(path, recipe, _of_other_photos, run)
     with making(path, recipe, run) as making_output:
         if making_output is None:
             return path
@@ -107,17 +106,8 @@ def caption_and_read(
         return read_captions(caption(photos, workspace, settings, run, output=target, **models))
 
 
-def _keep_earlier(path: Path, recipe: Recipe, run: Run) -> None:
-    """Rename captions of other photos, which a new command must not cost."""
-    if not path.exists():
-        return
-    with Artifact(path, STAGE) as earlier:
-        if earlier.recipe.inputs["photos"] == recipe.inputs["photos"]:
-            return
-        created = str(earlier.attributes["created"])[:19].replace(":", "")
-    kept = path.with_name(f"{path.stem}-{created}-{os.getpid()}{path.suffix}")
-    path.rename(kept)
-    console.note(f"the captions of other photos are kept as {kept}", quiet=run.quiet)
+def _of_other_photos(earlier: Recipe, recipe: Recipe) -> bool:
+    return earlier.inputs["photos"] != recipe.inputs["photos"]
 
 
 def find_captioner(workspace: Path, given: Path | None, *, quiet: bool = False) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from .. import console
-from ..artifacts import Recipe, Values
+from ..artifacts import Artifact, Recipe, Values
 from ..errors import Interrupted, SynticError
 from ..settings import Run
 from ..shards import Output
@@ -45,6 +45,28 @@ def making(path: Path, recipe: Recipe, run: Run) -> Iterator[Output | None]:
             yield None
             return
         yield output
+
+
+def keep_earlier(
+    path: Path, recipe: Recipe, unrelated: Callable[[Recipe, Recipe], bool], run: Run
+) -> None:
+    """Rename an artifact of other photos or captions, which a new command must not cost.
+
+    Args:
+        path: the artifact.
+        recipe: what is to be made now.
+        unrelated: whether the recipe of the one that is there has nothing to do with it.
+        run: how the stage runs.
+    """
+    if not path.exists():
+        return
+    with Artifact(path, recipe.stage) as earlier:
+        if not unrelated(earlier.recipe, recipe):
+            return
+        created = str(earlier.attributes["created"])[:19].replace(":", "")
+    kept = path.with_name(f"{path.stem}-{created}-{os.getpid()}{path.suffix}")
+    path.rename(kept)
+    console.note(f"{recipe.stage}: what was made of other input is kept as {kept}", quiet=run.quiet)
 
 
 class StopRequest:
