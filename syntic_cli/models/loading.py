@@ -14,6 +14,11 @@ from ..errors import SynticError
 
 Result = TypeVar("Result")
 
+# Share of a GPU's free memory that a batch may take; the rest is for what allocators waste.
+FILLED = 0.85
+# Items computed to learn how much memory one of them takes.
+PROBED = 4
+
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -99,6 +104,54 @@ def quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def worth_compiling(chosen: bool | None, device: torch.device, passes: int, enough: int) -> bool:
+    """Whether to compile a model: as was chosen, else on CUDA from `enough` passes on."""
+    return device.type == "cuda" and passes >= enough if chosen is None else chosen
+
+
+def prepare_compiling() -> None:
+    """Let a model that cannot be compiled, as without a C compiler, run as it is."""
+    torch._dynamo.config.suppress_errors = True
+
+
+def batch_that_fits(free: int, an_item: float, most: int) -> int:
+    """How many items to compute at a time, at least 1.
+
+    Args:
+        free: bytes of free memory, with the model loaded.
+        an_item: bytes that an item takes while it is computed.
+        most: items from which on larger batches are of no use.
+
+    Returns:
+        A power of two, so that it hardly depends on what else is in the memory at the moment.
+    """
+    fitting = min(most, int(FILLED * free / max(an_item, 1)))
+    return 1 << max(0, fitting.bit_length() - 1)
+
+
+def fill_device(compute: Callable[[int], object], device: torch.device, most: int) -> int:
+    """How many items at a time fill a CUDA device, from the memory that a few of them take.
+
+    Args:
+        compute: computes a number of items; what it returns is dropped.
+        device: a CUDA device, with the model loaded.
+        most: items from which on larger batches are of no use.
+    """
+    items = max(1, min(PROBED, most))
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    loaded = torch.cuda.memory_reserved(device)
+    try:
+        compute(items)
+    except torch.OutOfMemoryError:
+        # `FittingBatch` halves it further where it must.
+        return max(1, items // 2)
+    taken = torch.cuda.max_memory_reserved(device) - loaded
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return batch_that_fits(free, taken / items, most)
 
 
 class FittingBatch:

@@ -10,17 +10,28 @@ import torch
 from torch import Tensor
 
 from ..settings import SynthesizeSettings, model_folder
-from .loading import loading
+from ..transfer import HostCopy
+from .loading import loading, prepare_compiling
 
 
 @dataclass(frozen=True)
 class Generated:
-    """One image: pixels (H, W, 3) uint8, still on the device; whether every value was finite (a
-    bool there); and whether a safety checker blanked it."""
+    """One image of a batch, and whether a safety checker blanked it; looking at the image waits
+    until the device has made it and the host has got it."""
 
-    pixels: Tensor
-    finite: Tensor
+    batch: HostCopy
+    row: int
     flagged: bool
+
+    @property
+    def pixels(self) -> Tensor:
+        """The image, (H, W, 3) uint8, on the host."""
+        return self.batch.wait()[0][self.row]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every value of the image was finite."""
+        return bool(self.batch.wait()[1][self.row])
 
 
 @dataclass(frozen=True)
@@ -36,8 +47,8 @@ class TextToImage:
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Generated]:
         """One image a prompt; image i depends on prompt i and seed i alone.
 
-        Nothing waits for the device here, so that it can begin with the next batch while another
-        thread fetches and stores these images.
+        Nothing waits for the images here, so that the device can begin with the next batch while
+        another thread takes and stores them.
 
         Args:
             prompts: N texts; what exceeds the text encoder's context is cut off.
@@ -60,22 +71,24 @@ class TextToImage:
         output = self.pipeline(output_type="pt", **arguments)
         return _as_pixels(output.images, getattr(output, "nsfw_content_detected", None))
 
+    def compile(self) -> None:
+        """Compile the denoiser, which takes about a minute when it next runs."""
+        if hasattr(self.pipeline, "unet"):
+            prepare_compiling()
+            self.pipeline.unet.compile()
+
 
 def _as_pixels(images: Tensor, flagged: Sequence[bool] | None) -> list[Generated]:
     images = images.float()
     finite = images.isfinite().flatten(1).all(dim=1)
     levels = images.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
     marks = flagged if flagged is not None else [False] * len(images)
-    rows = zip(levels.permute(0, 2, 3, 1), finite, marks, strict=True)
-    return [Generated(pixels, good, bool(mark)) for pixels, good, mark in rows]
+    batch = HostCopy(levels.permute(0, 2, 3, 1), finite)
+    return [Generated(batch, row, bool(mark)) for row, mark in enumerate(marks)]
 
 
 def load_text_to_image(
-    settings: SynthesizeSettings,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    compiled: bool = False,
+    settings: SynthesizeSettings, device: torch.device, dtype: torch.dtype
 ) -> TextToImage:
     """Load the pipeline that the settings name: a hub id with its revision, or a diffusers folder.
 
@@ -84,7 +97,6 @@ def load_text_to_image(
     Args:
         settings: the model and how it samples.
         device, dtype: where it runs, and in what.
-        compiled: whether to compile the denoiser, which takes about a minute once.
 
     Raises:
         SynticError: where it cannot be loaded.
@@ -104,8 +116,6 @@ def load_text_to_image(
     if device.type == "cuda" and hasattr(pipeline, "unet"):
         pipeline.unet.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
-    if compiled and hasattr(pipeline, "unet"):
-        pipeline.unet.compile()
     return TextToImage(pipeline, settings, device, _negative(pipeline, settings, device))
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 STAGE = "synthesize"
 BATCH_SIZE = {"cpu": 4, "cuda": 16, "mps": 4}
+# A GPU's batch grows until its memory is full or it has so many pixels, which keep it busy.
+PIXELS = 32 * 512**2
 # Seconds a UNet pass of Stable Diffusion v1-5 takes at 512×512 on a desktop CPU, to warn with.
 SECONDS_A_PASS_ON_CPU = 5.0
 # Denoiser passes over batches from which on a minute of compiling is repaid.
@@ -64,18 +66,16 @@ def synthesize(
         if making_output is None:
             return path
         # From here on torch is needed; an artifact that is up to date is told so without it.
-        from ..models.loading import find_device, find_dtype
+        from ..models.loading import find_device, find_dtype, worth_compiling
         from ..models.text_to_image import load_text_to_image
 
         device = find_device(run.device)
         _warn_if_slow(settings, len(corpus.captions), device.type)
-        batch_size = run.batch_size or BATCH_SIZE[device.type]
-        if compiled is None:
-            passes = len(corpus.captions) * settings.steps // batch_size
-            compiled = device.type == "cuda" and passes >= PASSES_WORTH_COMPILING
-        model = load_text_to_image(
-            settings, device, find_dtype(run.dtype, device), compiled=compiled
-        )
+        model = load_text_to_image(settings, device, find_dtype(run.dtype, device))
+        batch_size = run.batch_size or _batch_size(model, len(corpus.captions), run)
+        passes = len(corpus.captions) * settings.steps // batch_size
+        if worth_compiling(compiled, device, passes, PASSES_WORTH_COMPILING):
+            model.compile()
         making_output.begin()
         map_rows(
             making_output,
@@ -112,6 +112,17 @@ def _recipe(corpus: Corpus, settings: SynthesizeSettings, run: Run, seed: int) -
     )
 
 
+def _batch_size(model: TextToImage, images: int, run: Run) -> int:
+    """As many images at a time as keep the device busy and fit into its memory."""
+    from ..models.loading import fill_device
+
+    usual = BATCH_SIZE[model.device.type]
+    if model.device.type != "cuda" or images <= usual:
+        return usual
+    most = min(PIXELS // model.settings.size**2, run.shard_size, images)
+    return fill_device(lambda items: model.generate([""] * items, range(items)), model.device, most)
+
+
 def _mapper(
     model: TextToImage, captions: Sequence[str], settings: SynthesizeSettings, seed: int
 ) -> Mapper[int, Generated]:
@@ -130,11 +141,11 @@ def _mapper(
 
     def pack(first: int, results: Sequence[Any]) -> Mapping[str, Values]:
         rows = range(first, first + len(results))
-        finite = [bool(made.finite) for made in results]
+        finite = [made.finite for made in results]
         return {
             "captions": [captions[row] for row in rows],
             "images": [
-                _jpeg(made.pixels.cpu().numpy(), settings.quality) if good else b""
+                _jpeg(made.pixels.numpy(), settings.quality) if good else b""
                 for made, good in zip(results, finite, strict=True)
             ],
             "seeds": np.array([item_seed(seed, row) for row in rows], np.uint64),
