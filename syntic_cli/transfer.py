@@ -11,12 +11,17 @@ import torch
 from torch import Tensor
 
 
-def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+def pinned(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor in memory that a CUDA device copies from by itself; for other devices as it is.
 
     Takes the time of a copy, so it belongs in the thread that made the tensor.
+
+    Args:
+        tensor: on the host.
+        device: where it will go.
+        dtype: what it will become there; on CUDA it does so here, and less has to be copied.
     """
-    return tensor.pin_memory() if device.type == "cuda" else tensor
+    return tensor.to(dtype or tensor.dtype).pin_memory() if device.type == "cuda" else tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -67,7 +67,7 @@ class TestWorthCompiling:
 class TestTransfer:
     def test_on_the_cpu_nothing_is_copied(self) -> None:
         image = torch.rand(3, 4)
-        assert pinned(image, CPU) is image
+        assert pinned(image, CPU, torch.bfloat16) is image
         assert to_device(image, CPU) is image
         assert HostCopy(image).wait()[0] is image
 
@@ -79,6 +79,7 @@ class TestTransfer:
     def test_there_and_back(self) -> None:
         images = [pinned(image, CUDA) for image in torch.rand(5, 64, 64)]
         assert all(image.is_pinned() for image in images)
+        assert pinned(images[0], CUDA, torch.bfloat16).dtype == torch.bfloat16
         batch = stack_on(images, CUDA)
         squares, sums = HostCopy(batch @ batch, batch.sum(dim=(1, 2))).wait()
         assert squares.is_pinned()

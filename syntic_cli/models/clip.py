@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..settings import EncodeSettings, model_folder
+from ..transfer import pinned
 from .loading import loading
 
 
@@ -83,7 +84,13 @@ def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype
         tokenizer = open_clip.get_tokenizer(name)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     model = model.to(memory_format=torch.channels_last)
-    return Clip(model, preprocess, tokenizer, device, dtype)
+    return Clip(
+        model,
+        lambda image: pinned(preprocess(image), device, dtype),
+        tokenizer,
+        device,
+        dtype,
+    )
 
 
 def _download(model: str, revision: str | None) -> Any:

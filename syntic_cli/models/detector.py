@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ..settings import DetectSettings, model_folder
+from ..transfer import pinned, stack_on
 from .loading import loading
 
 
@@ -51,7 +52,8 @@ class Detector:
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """The model's pixels for one image, (3, H, W); may run in any thread."""
-        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return pinned(pixels, self.device, self.dtype)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[torch.Tensor]) -> list[Objects]:
@@ -63,22 +65,23 @@ class Detector:
         found: list[Objects] = [NO_OBJECTS] * len(images)
         for size in sorted({image.shape for image in images}):
             rows = [row for row, image in enumerate(images) if image.shape == size]
-            pixels = torch.stack([images[row] for row in rows])
-            outputs = self.model(pixels.to(self.device, self.dtype, non_blocking=True))
-            outputs.logits = outputs.logits.float()
-            outputs.pred_boxes = outputs.pred_boxes.float()
+            pixels = stack_on([images[row] for row in rows], self.device)
+            outputs = self.model(pixels.to(self.dtype))
+            # Fetched as a whole: what follows would wait for the device at each image.
+            outputs.logits = outputs.logits.float().cpu()
+            outputs.pred_boxes = outputs.pred_boxes.float().cpu()
             answers = self.processor.post_process_object_detection(outputs, self.threshold)
             for row, answer in zip(rows, answers, strict=True):
                 found[row] = self._best(answer)
         return found
 
     def _best(self, found: dict[str, torch.Tensor]) -> Objects:
-        scores, order = found["scores"].cpu().sort(descending=True, stable=True)
+        scores, order = found["scores"].sort(descending=True, stable=True)
         order = order[: self.max_objects]
         return Objects(
-            found["labels"].cpu()[order].numpy().astype(np.int32),
+            found["labels"][order].numpy().astype(np.int32),
             scores[: self.max_objects].numpy().astype(np.float32),
-            found["boxes"].cpu()[order].clamp(0, 1).numpy().astype(np.float32).reshape(-1, 4),
+            found["boxes"][order].clamp(0, 1).numpy().astype(np.float32).reshape(-1, 4),
         )
 
 

@@ -185,9 +185,10 @@ class Captioner:
         from ..method.search import beam_search
         from ..models.detector import NO_OBJECTS
         from ..tokenizer import decode_captions, end_token
+        from ..transfer import stack_on
 
         device = self._names.device
-        images = self._clip.encode_images(torch.stack([photo.pixels for photo in photos]))
+        images = self._clip.encode_images(stack_on([photo.pixels for photo in photos], device))
         images = images.to(device)
         objects = [NO_OBJECTS] * len(photos)
         if self._detector is not None:
@@ -216,6 +217,8 @@ class Captioner:
         """T, (N, K, d) with K ≥ 1, and which tags are there, (N, K)."""
         import torch
 
+        from ..transfer import to_device
+
         most = max(1, *(len(found.labels) for found in objects))
         labels = np.zeros((len(objects), most), np.int64)
         present = np.zeros((len(objects), most), bool)
@@ -223,13 +226,11 @@ class Captioner:
             labels[row, : len(found.labels)] = found.labels
             present[row, : len(found.labels)] = True
         device = self._names.device
+        there = to_device(torch.from_numpy(present), device)
         if not len(self._names):
-            return torch.zeros(*labels.shape, self._decoder.config.features, device=device), (
-                torch.from_numpy(present).to(device)
-            )
-        return self._names[torch.from_numpy(labels).to(device)], torch.from_numpy(present).to(
-            device
-        )
+            none = torch.zeros(*labels.shape, self._decoder.config.features, device=device)
+            return none, there
+        return self._names[to_device(torch.from_numpy(labels), device)], there
 
     def _as_caption(self, path: str, result: _Described | SynticError) -> Caption:
         if isinstance(result, SynticError):

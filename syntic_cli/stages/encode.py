@@ -116,6 +116,7 @@ def _mapper(model: Clip, pairs: Artifact) -> Mapper[_Pair, tuple[np.ndarray, np.
     import torch
 
     from ..models.loading import FittingBatch
+    from ..transfer import stack_on
 
     fitting = FittingBatch(console.warn)
     captions = pairs.texts("captions")
@@ -131,7 +132,8 @@ def _mapper(model: Clip, pairs: Artifact) -> Mapper[_Pair, tuple[np.ndarray, np.
     def compute(rows: Sequence[_Pair]) -> list[tuple[np.ndarray, np.ndarray, str]]:
         good = [row.image for row in rows if not row.error]
         images = fitting.run(
-            lambda start, stop: model.encode_images(torch.stack(good[start:stop])), len(good)
+            lambda start, stop: model.encode_images(stack_on(good[start:stop], model.device)),
+            len(good),
         )
         texts = torch.cat(
             fitting.run(
