@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 import syntic_cli
 from syntic_cli.artifacts import COLUMNS, Artifact
@@ -294,7 +295,11 @@ assert not heavy, heavy
         assert "run `syntic project --force` again" in message
         assert run_cli("project", "-w", run, "--force").exit_code == 0
         message = one_error(run_cli("evaluate", "-w", run, "--references", references))
-        assert "captioner.h5: stale, it was made from an earlier projected.h5" in message
+        stale = "captioner.h5: stale, it was made from an earlier projected.h5"
+        assert stale in message
+        photo = run / "photo.png"
+        Image.new("RGB", (32, 32), "red").save(photo)
+        assert stale in one_error(run_cli("caption", "-w", run, photo))
 
     def test_first_stage_redone(self, run: Path, run_cli: RunCli, corpus_file: Path) -> None:
         again = run_cli("synthesize", corpus_file, "-w", run, "--seed", 5, "--force")
