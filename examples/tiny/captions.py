@@ -4,18 +4,19 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from data import coco_captions, flickr8k
+from data import coco128, coco_captions, flickr8k
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with flickr8k/")
-    parser.add_argument("--flickr", type=int, default=30_000, help="captions of Flickr8k")
-    parser.add_argument("--coco", type=int, default=20_000, help="captions of COCO")
+    parser.add_argument("--data", type=Path, required=True, help="folder with flickr8k/, coco128/")
+    parser.add_argument("--flickr", type=int, default=24_000, help="captions of Flickr8k")
+    parser.add_argument("--coco", type=int, default=8_000, help="captions of COCO")
     arguments = parser.parse_args()
     random = np.random.default_rng(0)
     own = [text for photo in flickr8k(arguments.data, "train") for text in photo.captions]
-    other = [text for _, text in coco_captions()]
+    scoring = {int(photo.path.stem) for photo in coco128(arguments.data, "score")}
+    other = [text for photo, text in coco_captions() if photo not in scoring]
     for texts, count in ((own, arguments.flickr), (other, arguments.coco)):
         for row in np.sort(random.permutation(len(texts))[:count]):
             print(texts[row])

@@ -42,6 +42,12 @@ def coco128(data: Path, half: str) -> list[Photo]:
     return photos[0 if half == "train" else 1 :: 2]
 
 
+def half_b(data: Path) -> set[int]:
+    """The rows of Flickr8k's training photos whose captions serve as texts in the ablation."""
+    order = np.random.RandomState(0).permutation(len(flickr8k(data, "train")))
+    return set(order[len(order) // 2 :].tolist())
+
+
 def coco_boxes(photo: Photo) -> np.ndarray:
     """Boxes (n, 5) of a coco128 photo: class 0-79, then centre x, y, width, height in 0..1."""
     label = photo.path.parent.parent / "labels" / f"{photo.path.stem}.txt"

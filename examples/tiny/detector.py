@@ -1,8 +1,9 @@
 """Trains the small DETR on YOLOv3-tiny's labels of Flickr8k and on true boxes of half coco128.
 
 The backbone, EfficientNet-Lite0, stays frozen, so that the transformer trains on cached feature
-maps. Flickr8k lacks most of COCO's 80 kinds of object, so objects of the coco128 photos, and
-objects that the ImageNet classifier implies, are pasted into other photos as pieces of map.
+maps. Flickr8k lacks most of COCO's 80 kinds of object, so the coco128 photos are cropped in many
+ways, and objects of theirs, or that the ImageNet classifier implies, are pasted into other photos
+as pieces of map.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import numpy as np
 import PIL.Image
 import torch
 from budget import Budget
-from data import COCO_NAMES, coco128, coco_boxes
+from data import COCO_NAMES, Photo, coco128, coco_boxes
+from features import extract
 from imagenet import ImpliedObjects
 from pseudo_labels import load_labels
 from torch import Tensor, nn
@@ -24,7 +26,8 @@ from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor,
 GRID = 8
 QUERIES = 20
 SHARE_OF_COCO = 0.25
-TEACHER_SCORE = 0.3
+TEACHER_SCORE = 0.2
+CROPS = 16  # of each coco128 photo
 
 
 def build_detector() -> DetrForObjectDetection:
@@ -87,16 +90,48 @@ class LabelledMaps:
         return self.views[view][row].astype(np.float32), boxes
 
 
-def read_corpora(data: Path, out: Path) -> tuple[LabelledMaps, LabelledMaps]:
-    """Flickr8k with the teacher's labels; half of coco128 with true ones."""
+def crop(photo: Photo, target: Path, random: np.random.RandomState) -> np.ndarray:
+    """Writes a random window of a photo; returns the boxes that show at least a third there."""
+    boxes = coco_boxes(photo)
+    width, height = random.uniform(0.4, 1.0, size=2)
+    left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
+    with PIL.Image.open(photo.path) as image:
+        w, h = image.size
+        window = (left * w, top * h, (left + width) * w, (top + height) * h)
+        image.convert("RGB").crop(tuple(map(round, window))).save(target)
+    corners = np.concatenate(
+        [boxes[:, 1:3] - boxes[:, 3:] / 2, boxes[:, 1:3] + boxes[:, 3:] / 2], 1
+    )
+    corners = (corners - [left, top, left, top]) / [width, height, width, height]
+    inside = corners.clip(0, 1)
+    sides = inside[:, 2:] - inside[:, :2]
+    kept = sides.prod(1) * width * height >= boxes[:, 3:].prod(1) / 3
+    centres = (inside[:, 2:] + inside[:, :2]) / 2
+    return np.concatenate([boxes[:, :1], centres, sides], 1)[kept].astype(np.float32)
+
+
+def coco_crops(data: Path, out: Path, device: str) -> LabelledMaps:
+    """Random windows of the coco128 photos that are trained on, with true boxes."""
+    random, paths, boxes = np.random.RandomState(0), [], []
+    (out / "crops").mkdir(exist_ok=True)
+    for photo in coco128(data, "train"):
+        for i in range(CROPS):
+            paths.append(out / "crops" / f"{photo.path.stem}-{i}.png")
+            boxes.append(crop(photo, paths[-1], random))
+    targets = [out / f"coco_crops{kind}.npy" for kind in ("", "_mirrored")]
+    for mirrored, target in enumerate(targets):
+        if not target.exists():
+            np.save(target, extract(paths, bool(mirrored), device), allow_pickle=False)
+    plain, mirror = (np.load(target) for target in targets)
+    return LabelledMaps(plain, mirror, boxes)
+
+
+def taught_photos(out: Path) -> LabelledMaps:
+    """Flickr8k with the teacher's labels."""
     taught = load_labels(out / "train_teacher.npz")
     confident = [rows[rows[:, 1] >= TEACHER_SCORE][:, [0, 2, 3, 4, 5]] for rows in taught]
-    true = [coco_boxes(photo) for photo in coco128(data, "train")]
-    flickr, coco = (
-        LabelledMaps(np.load(out / f"{group}.npy"), np.load(out / f"{group}_mirrored.npy"), boxes)
-        for group, boxes in (("train", confident), ("coco_train", true))
-    )
-    return flickr, coco
+    plain, mirrored = (np.load(out / f"train{kind}.npy") for kind in ("", "_mirrored"))
+    return LabelledMaps(plain, mirrored, confident)
 
 
 def paste(
@@ -166,7 +201,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    flickr, coco = read_corpora(args.data, args.out)
+    flickr, coco = taught_photos(args.out), coco_crops(args.data, args.out, args.device)
     implied = ImpliedObjects(flickr.views[0])
     model = build_detector().to(args.device).train()
     learned = [p for p in model.parameters() if p.requires_grad]
@@ -192,12 +227,11 @@ def main() -> None:
         step += 1
         if step % 50 == 0:
             print(f"step {step}  {budget.used:.0f} s  loss {loss.item():.3f}", flush=True)
-        if time.time() - saved > 180:
+        if time.time() - saved > 180 or budget.left <= 0:
             saved = time.time()
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             torch.save(state, checkpoint)
             export(model, args.folder)
-    export(model, args.folder)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import COCO_NAMES, coco128, flickr8k
+from data import COCO_NAMES, coco128, flickr8k, half_b
 from imagenet import PROMPTS, ImagenetPairs, photo_features
 from joint_space import Encoder, write_folder
 from measure import recall
@@ -52,23 +52,28 @@ class Corpus:
         return self.features[views, photos], captions
 
 
-def load_corpus(data: Path, out: Path) -> Corpus:
-    """Training photos of both data sets, and the rows of their captions."""
+def load_corpus(data: Path, out: Path, half: bool) -> Corpus:
+    """Training photos of both data sets (`half`: half A of Flickr8k), and their captions' rows."""
     photos = flickr8k(data, "train") + coco128(data, "train")
     views = [
         torch.cat([photo_features(out, f"{group}{kind}") for group in ("train", "coco_train")])
         for kind in ("", "_mirrored")
     ]
     ends = np.cumsum([len(photo.captions) for photo in photos])
-    return Corpus(torch.stack(views), np.split(np.arange(ends[-1]), ends[:-1]))
+    rows = np.split(np.arange(ends[-1]), ends[:-1])
+    if half:
+        others = half_b(data)
+        chosen = [i for i in range(len(photos)) if i not in others]
+        views, rows = [view[chosen] for view in views], [rows[i] for i in chosen]
+    return Corpus(torch.stack(views), rows)
 
 
 class Trainer:
     """Trains on batches of photo pairs, with ImageNet pairs beside them."""
 
-    def __init__(self, data: Path, out: Path, imagenet: int) -> None:
+    def __init__(self, data: Path, out: Path, imagenet: int, half: bool) -> None:
         self.tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
-        self.corpus = load_corpus(data, out)
+        self.corpus = load_corpus(data, out, half)
         texts = distillation_texts(data, coco=0)
         self.tokens = tokenize(self.tokenizer, texts)[0]
         teacher = load_file(out / "minilm.safetensors")["features"]
@@ -151,8 +156,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the model is written")
     parser.add_argument("--imagenet", type=int, default=300, help="ImageNet pairs per 1000 photos")
     parser.add_argument("--epochs", type=int, default=12, help="epochs with the text tower")
+    parser.add_argument("--half", action="store_true", help="leave half B out (for the ablation)")
     args = parser.parse_args()
-    trainer = Trainer(args.data, args.out, args.imagenet)
+    trainer = Trainer(args.data, args.out, args.imagenet, args.half)
     dev = DevPhotos(args.data, args.out, trainer.tokenizer)
     losses = list(trainer.fit(epochs=40, size=1000, rate=4e-3, tower=False))
     trainer.start_tower()

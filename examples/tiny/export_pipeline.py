@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusio
 from diffusion import SCHEDULE, build_unet, text_encoder
 from image_decoder import build_autoencoder
 from safetensors.torch import load_file
+from text_tower import save_tokenizer
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -42,6 +43,7 @@ def main() -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(args.folder)
+    save_tokenizer(tokenizer, args.folder / "tokenizer")
     config = args.folder / "text_encoder" / "config.json"
     # Stored in float16; computed in float32 unless a caller asks otherwise.
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2))

@@ -1,8 +1,8 @@
 """Trains the decoder that turns latents into 64x64 images (diffusers' AutoencoderKL).
 
-The loss is the distance in colours and in EfficientNet-Lite0's features, with small
-discriminators on the same features (as in Projected GANs) that ask for sharp texture. The
-encoder learns to read the latents off the small image, so that the autoencoder is whole.
+The loss is the distance in colours, in EfficientNet-Lite0's features and in the dual encoder's
+feature of the whole image, so that an image is seen as what its latents say. The encoder learns to
+read the latents off the small image, so that the autoencoder is whole.
 """
 
 import argparse
@@ -15,16 +15,23 @@ import torch
 from budget import Budget
 from data import coco128, flickr8k
 from diffusers import AutoencoderKL
-from latents import CHANNELS, IMAGE, LatentSpace, encode_photos, small_images
+from latents import (
+    CHANNELS,
+    IMAGE,
+    LatentSpace,
+    PhotoHead,
+    encode_photos,
+    features_of_maps,
+    small_images,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 from towers import efficientnet_lite0, normalise
 
 BLOCKS = (16, 32, 64, 96, 128)
 COLOURS_FIRST = 600  # steps on colours alone, which take half the time of the others
-SEEN_AT = 96  # the size at which features are compared
-JUDGED = (2, 3, 4, 6)  # the feature stages that the discriminators see
+SEEN_AT = (128, 256)  # sizes at which features are compared; the dual encoder looks at 256
+WHOLE_WEIGHT = 2.0
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -50,34 +57,14 @@ class Features(nn.Module):
         super().__init__()
         self.net = efficientnet_lite0()
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x = F.interpolate(images, SEEN_AT, mode="bilinear", align_corners=False)
+    def forward(self, images: Tensor, size: int) -> list[Tensor]:
+        x = F.interpolate(images, size, mode="bicubic", align_corners=False)
         x = self.net.bn1(self.net.conv_stem(x))
         stages = []
         for block in self.net.blocks:
             x = block(x)
             stages.append(x)
         return stages
-
-
-class Discriminator(nn.Module):
-    """One small patch classifier per judged stage."""
-
-    def __init__(self, channels: list[int]) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(
-            nn.Sequential(
-                spectral_norm(nn.Conv2d(width, 64, 1)),
-                nn.LeakyReLU(0.2),
-                spectral_norm(nn.Conv2d(64, 64, 3, padding=1)),
-                nn.LeakyReLU(0.2),
-                spectral_norm(nn.Conv2d(64, 1, 1)),
-            )
-            for width in channels
-        )
-
-    def forward(self, stages: list[Tensor]) -> list[Tensor]:
-        return [head(stages[i]) for head, i in zip(self.heads, JUDGED, strict=True)]
 
 
 def feature_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
@@ -87,58 +74,40 @@ def feature_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
 
 
 class Trainer:
-    """The models, optimisers and one training step."""
+    """The autoencoder, its running average and one training step."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, clip: Path, device: str) -> None:
         self.device = device
         self.model = build_autoencoder().to(device).to(memory_format=torch.channels_last)
         self.average = build_autoencoder().to(device).requires_grad_(False)
-        self.features = Features().to(device).to(memory_format=torch.channels_last)
-        with torch.no_grad():
-            channels = [x.shape[1] for x in self.features(torch.zeros(1, 3, 64, 64, device=device))]
-        self.judge = Discriminator([channels[i] for i in JUDGED]).to(device)
-        self.see = torch.compile(self.features)
+        self.see = torch.compile(Features().to(device).to(memory_format=torch.channels_last))
+        self.read = PhotoHead(clip, device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), betas=(0.5, 0.95))
-        self.judge_optimizer = torch.optim.Adam(self.judge.parameters(), 4e-4, betas=(0.0, 0.95))
         self.step = 0
 
-    def train_step(self, latents: Tensor, images: Tensor, adversarial: float) -> dict[str, float]:
-        """One update of the autoencoder and, where asked for, of the discriminators."""
+    def train_step(
+        self, latents: Tensor, images: Tensor, features: Tensor, size: int
+    ) -> dict[str, float]:
+        """One update towards `images`, whose features in full are `features`, as seen at `size`."""
         # Latents that a diffusion model makes are never exact: learn to forgive.
         noise = 0.3 * torch.rand(len(latents), 1, 1, 1, device=self.device)
         fake = self.model.decode(latents + noise * torch.randn_like(latents)).sample
         losses = {"colour": F.l1_loss(fake, images)}
-        total = losses["colour"]
-        if features := self.step >= COLOURS_FIRST:
+        if self.step >= COLOURS_FIRST:
+            seen = self.see(fake, size)
             with torch.no_grad():
-                real_seen = self.see(images)
-            seen = self.see(fake)
+                real_seen = self.see(images, size)
             losses["features"] = feature_distance(seen, real_seen)
-            total = total + losses["features"]
-        if self.step % 4 == 0:  # the encoder is the easier part and no one waits for it
-            read = self.model.encode(images).latent_dist.mean
-            losses["encoder"] = F.mse_loss(read, latents)
-            total = total + losses["encoder"]
-        if features and adversarial:
-            verdicts = self.judge(seen)
-            total = total - adversarial * sum(v.mean() for v in verdicts) / len(verdicts)
+            losses["whole"] = WHOLE_WEIGHT * (1 - (self.read(seen[-1]) * features).sum(1).mean())
+        if self.step % 8 == 0:  # the encoder is the easier part and no one waits for it
+            losses["encoder"] = F.mse_loss(self.model.encode(images).latent_dist.mean, latents)
         self.optimizer.zero_grad()
-        total.backward()
+        torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        if features and adversarial:
-            losses["judge"] = self._judge_step([x.detach() for x in seen], real_seen)
         self.step += 1
         self._update_average()
         return {name: float(loss.detach()) for name, loss in losses.items()}
-
-    def _judge_step(self, fake: list[Tensor], real: list[Tensor]) -> Tensor:
-        pairs = zip(self.judge(fake), self.judge(real), strict=True)
-        loss = torch.stack([F.relu(1 + f).mean() + F.relu(1 - r).mean() for f, r in pairs]).mean()
-        self.judge_optimizer.zero_grad()
-        loss.backward()
-        self.judge_optimizer.step()
-        return loss
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -153,7 +122,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
-        parts = ("model", "average", "judge", "optimizer", "judge_optimizer")
+        parts = ("model", "average", "optimizer")
         return {"step": self.step} | {name: getattr(self, name).state_dict() for name in parts}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -163,44 +132,49 @@ class Trainer:
             getattr(self, name).load_state_dict(value)
 
 
-def load_pairs(data: Path, out: Path) -> tuple[Tensor, Tensor]:
-    """Latents and uint8 images of the training photos, then of their mirror images."""
+def load_pairs(data: Path, out: Path, clip: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, uint8 images and features of the training photos, then of their mirror images."""
     paths = [p.path for p in flickr8k(data, "train") + coco128(data, "train")]
     plain, mirrored = (
         np.concatenate([np.load(out / f"{group}{kind}.npy") for group in ("train", "coco_train")])
         for kind in ("", "_mirrored")
     )
-    pixels = small_images(paths)
+    pixels, head = small_images(paths), PhotoHead(clip)
+    features = [features_of_maps(head, maps) for maps in (plain, mirrored)]
     target = out / "latent_space.safetensors"
     if not target.exists():
-        LatentSpace.fit(plain).save(target)
+        LatentSpace.fit(plain, features[0]).save(target)
     space = LatentSpace.load(target)
-    views = ((plain, pixels), (mirrored, pixels.flip(-1)))
-    latents = [encode_photos(space, maps, images) for maps, images in views]
-    return torch.cat(latents), torch.cat([images for _, images in views])
+    views = zip((plain, mirrored), features, (pixels, pixels.flip(-1)), strict=True)
+    latents = [encode_photos(space, *view) for view in views]
+    return torch.cat(latents), torch.cat([pixels, pixels.flip(-1)]), torch.cat(features)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the caches")
+    parser.add_argument("--clip", type=Path, required=True, help="folder of the dual encoder")
     parser.add_argument("--minutes", type=float, default=45.0)
-    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--adversarial", type=float, default=0.05)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    latents, pixels = load_pairs(args.data, args.out)
-    trainer, checkpoint = Trainer(args.device), args.out / "decoder.ckpt"
+    latents, pixels, features = load_pairs(args.data, args.out, args.clip)
+    trainer, checkpoint = Trainer(args.clip, args.device), args.out / "decoder.ckpt"
     if checkpoint.exists():
         trainer.load(torch.load(checkpoint, map_location=args.device, weights_only=True))
     budget, saved = Budget(args.minutes), time.time()
     while budget.left > 0:
         trainer.set_rate(args.rate * budget.rate(trainer.step, 20, 0.3))
-        rows = torch.randint(len(latents), (args.batch,))
+        size = SEEN_AT[trainer.step % len(SEEN_AT)]
+        # As many pixels are seen at either size.
+        rows = torch.randint(len(latents), (args.batch * SEEN_AT[0] ** 2 // size**2,))
         images = normalise(pixels[rows]).to(args.device, memory_format=torch.channels_last)
-        losses = trainer.train_step(latents[rows].to(args.device), images, args.adversarial)
-        if trainer.step % 20 == 0:
+        losses = trainer.train_step(
+            latents[rows].to(args.device), images, features[rows].to(args.device), size
+        )
+        if trainer.step % 20 < 2:
             words = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
             print(f"step {trainer.step}  {budget.used:.0f} s  {words}", flush=True)
         if time.time() - saved > 240:

@@ -13,6 +13,7 @@ from text_tower import (
     LAYERS,
     WIDTH,
     encode_tokens,
+    save_tokenizer,
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -124,7 +125,7 @@ def write_folder(encoder: Encoder, tokenizer: CLIPTokenizer, folder: Path) -> No
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2))
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     state = {f"visual.trunk.{k}": v for k, v in efficientnet_lite0().state_dict().items()}
     state = {k: v for k, v in state.items() if "classifier" not in k}
     state["visual.head.proj.weight"], state["visual.head.proj.bias"] = encoder.image.folded()

@@ -1,4 +1,4 @@
-"""Makes a captioner four times smaller: its matrices go to 8 bits with a scale for each row."""
+"""Makes a captioner small: matrices in 8 bits, a scale for each row, fewer support texts."""
 
 import argparse
 from pathlib import Path
@@ -22,12 +22,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("captioner", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--support", type=int, default=7_500, help="texts of the support set kept")
     arguments = parser.parse_args()
     scales: dict[str, np.ndarray] = {}
     with Artifact(arguments.captioner, "train") as artifact:
         columns = {name: artifact.column(name) for name in COLUMNS["train"]}
         decoder = artifact.group("decoder")
-        columns["support"], scales["support"] = quantised(np.asarray(columns["support"]))
+        count = len(columns["support_captions"])
+        kept = np.sort(np.random.RandomState(0).permutation(count)[: arguments.support])
+        columns["support_captions"] = [columns["support_captions"][row] for row in kept]
+        columns["support"] = np.asarray(columns["support"])[kept]
+        columns["support"], scales["support"] = quantised(columns["support"])
         for name, values in decoder.items():
             if values.ndim == 2:
                 decoder[name], scales[f"decoder/{name}"] = quantised(values)

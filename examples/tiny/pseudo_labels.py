@@ -60,6 +60,7 @@ def main() -> None:
     groups = {
         "coco_score": coco128(args.data, "score"),
         "coco_train": coco128(args.data, "train"),
+        "dev": flickr8k(args.data, "dev"),
         "train": flickr8k(args.data, "train"),
     }
     for group, photos in groups.items():

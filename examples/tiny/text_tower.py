@@ -117,6 +117,14 @@ def batches(lengths: np.ndarray, size: int, random: np.random.RandomState) -> li
     return [rows[i] for i in random.permutation(len(rows))]
 
 
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Writes a tokenizer's files without the white space that doubles their size."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+
+
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> tuple[Tensor, np.ndarray]:
     """Token numbers (n, CONTEXT) and lengths (n,)."""
     kwargs = {"padding": "max_length", "truncation": True, "max_length": CONTEXT}
