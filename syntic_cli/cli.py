@@ -15,6 +15,7 @@ from .errors import Interrupted, SynticError
 from .options import (
     WORKSPACE,
     BatchSize,
+    Compile,
     Device,
     Dtype,
     Force,
@@ -101,13 +102,7 @@ def synthesize(
         bool | None,
         method("--safety-checker/--no-safety-checker", help="Blank and mark unsafe images."),
     ] = None,
-    compiled: Annotated[
-        bool | None,
-        common(
-            "--compile/--no-compile",
-            help="Compile the denoiser; by default on CUDA where the corpus is long enough.",
-        ),
-    ] = None,
+    compiled: Compile = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     seed: Seed = 0,
@@ -310,6 +305,7 @@ def train(
     validation: Annotated[
         float | None, method("--validation", help="Share of the pairs held out.")
     ] = None,
+    compiled: Compile = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     seed: Seed = 0,
@@ -341,6 +337,7 @@ def train(
         settings,
         Run(device, dtype, force=force, quiet=quiet),
         seed=seed,
+        compiled=compiled,
         projected=projected,
         objects=objects,
         support=support,

@@ -78,6 +78,13 @@ BatchSize = Annotated[
         metavar="<int|auto>",
     ),
 ]
+Compile = Annotated[
+    bool | None,
+    common(
+        "--compile/--no-compile",
+        help="Compile the model; by default on CUDA where the corpus is long enough.",
+    ),
+]
 Output = Annotated[Path | None, common("--output", "-o", help="Write the artifact here.")]
 Force = Annotated[bool, common("--force", help="Make the artifact again.")]
 Retry = Annotated[bool, common("--retry-failed", help="Run only the rows that failed.")]

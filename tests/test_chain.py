@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,47 @@ class TestVariants:
         assert "1 pairs are left out" in result.stderr.replace("\n", " ")
         with Artifact(workspace / "projected.h5") as artifact:
             assert np.flatnonzero(~artifact.numbers("valid")).tolist() == [3]
+
+
+def test_a_compiled_training_stores_what_a_plain_one_does(
+    run_cli: RunCli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    # The real backend would draw another dropout and take a minute.
+    compile_traced = partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", compile_traced)
+    output = tmp_path / "captioner.h5"
+    result = run_cli("train", "--compile", "-w", finished, "-o", output)
+    assert result.exit_code == 0, result.stderr
+    assert_same(output, finished / "captioner.h5")
+
+
+@pytest.mark.skipif("not __import__('torch').cuda.is_available()", reason="needs a CUDA device")
+def test_the_chain_on_cuda(
+    run_cli: RunCli,
+    micro_preset: Path,
+    corpus_file: Path,
+    finished: Path,
+    photos: list[Path],
+    tmp_path: Path,
+) -> None:
+    here = ["-w", tmp_path / "run", "--device", "cuda"]
+    for command in (
+        ["synthesize", corpus_file, "--preset", micro_preset],
+        ["encode"],
+        ["optimize"],
+        ["detect"],
+        ["project"],
+        ["train", "--compile"],
+        ["caption", *photos],
+    ):
+        result = run_cli(*command, *here)
+        assert result.exit_code == 0, result.stderr
+    with Artifact(tmp_path / "run" / "captioner.h5") as found:
+        with Artifact(finished / "captioner.h5") as wanted:
+            assert found.group("decoder").keys() == wanted.group("decoder").keys()
+        assert np.isfinite(found.group("history")["loss"]).all()
 
 
 def test_what_a_safety_checker_blanks_is_flagged(micro_preset: Path) -> None:

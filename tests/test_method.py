@@ -18,6 +18,7 @@ from syntic_cli.method.training import (
     held_out_loss,
     learning_rate,
     make_optimizer,
+    token_loss,
     training_step,
 )
 
@@ -345,6 +346,21 @@ class TestTraining:
             tokens += len(wanted)
         assert count == tokens
         assert float(found) == pytest.approx(total / tokens, rel=1e-4)
+
+    def test_batches_of_any_shape_share_a_compilation(self) -> None:
+        """Rows, tokens of the longest caption and tokens in all differ from batch to batch."""
+        from torch._dynamo.testing import CompileCounter
+
+        decoder, pairs = make_decoder(dropout=0.0), make_pairs(200)
+        lengths = pairs.token_offsets.diff().numpy()
+        counter = CompileCounter()
+        compiled = torch.compile(token_loss, backend=counter, dynamic=True)
+        for rows in [*epoch_batches(lengths, 12, 0), np.arange(17), np.arange(9)]:
+            batch = torch.from_numpy(rows)
+            found, _ = caption_loss(decoder, pairs, batch, 0.1, compiled)
+            wanted, _ = caption_loss(decoder, pairs, batch, 0.1)
+            assert torch.equal(found, wanted)
+        assert counter.frame_count == 1
 
     def test_overfits_32_captions(self) -> None:
         torch.manual_seed(0)

@@ -71,8 +71,10 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (N, H, T, D)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
+        # Without a cache t is not asked for: a compiled step holds for captions of any length.
+        causal = cache is None or t > 1
         mixed = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=t > 1
+            q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
         )
         return self.out(mixed.transpose(1, 2).reshape(n, t, width))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..transfer import to_device
 from .decoder import Decoder
 
-PAD = -100
 # Captions are sorted by length within this many batches, so that little of a batch is padding.
 POOL_BATCHES = 64
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Everything a decoder is trained on, on one device.
+    """Everything a decoder is trained on, on one device but for the offsets.
 
     prefixes: p, (N, d). images: v, (N, d). tokens: all captions one after the other, cut by
     token_offsets, (N + 1). labels: names of all objects, cut by label_offsets, (N + 1).
     names: text features of the vocabulary, (K, d). end: the token that ends a caption.
+    The offsets are on the host: a batch's shape follows from them without asking the device.
     """
 
     prefixes: Tensor
@@ -37,55 +38,90 @@ class Pairs:
     names: Tensor
     end: int
 
-    def batch_tokens(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs, (B, L), and targets, (B, L + 1): the caption, its end, then PAD."""
+    def batch_tokens(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch, (B,), of captions with an end after each.
+
+        Returns:
+            Tokens, (B, L); where a token or an end is wanted, (2, W), as rows and positions
+            0..L; and which one, (W,).
+        """
         tokens, present = _ragged(self.tokens, self.token_offsets, rows)
-        lengths = present.sum(dim=1)
-        targets = F.pad(tokens.masked_fill(~present, PAD), (0, 1), value=PAD)
-        targets[torch.arange(len(rows), device=targets.device), lengths] = self.end
-        return tokens.masked_fill(~present, self.end), targets
+        device = self.tokens.device
+        tokens = tokens.masked_fill(~to_device(present, device), self.end)
+        wanted = F.pad(present, (1, 0), value=True).nonzero().T.contiguous()
+        wanted = to_device(wanted, device)
+        row, position = wanted.unbind()
+        return tokens, wanted, F.pad(tokens, (0, 1), value=self.end)[row, position]
 
     def batch_tags(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """T, (B, K, d) with K ≥ 1, and which tags are there, (B, K)."""
         labels, present = _ragged(self.labels, self.label_offsets, rows)
-        return self.names[labels], present
+        return self.names[labels], to_device(present, self.names.device)
 
 
 def _ragged(values: Tensor, offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of a ragged array, padded to the longest (at least 1), and which entries are there."""
+    """Rows of a ragged array, padded to the longest (at least 1), and which entries are there.
+
+    The rows, the offsets and the second result are on the host.
+    """
     first, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
-    width = max(1, int(lengths.max()))
-    steps = torch.arange(width, device=rows.device)
+    steps = torch.arange(max(1, int(lengths.max())))
     present = steps < lengths[:, None]
     if len(values) == 0:
-        return torch.zeros_like(present, dtype=torch.long), present
+        return torch.zeros(present.shape, dtype=torch.long, device=values.device), present
     places = (first[:, None] + steps).clamp(max=len(values) - 1)
-    return values[places].long(), present
+    return values[to_device(places, values.device)].long(), present
+
+
+def token_loss(
+    decoder: Decoder,
+    prefix: Tensor,
+    tokens: Tensor,
+    wanted: Tensor,
+    targets: Tensor,
+    label_smoothing: float,
+) -> Tensor:
+    """The mean cross-entropy of a batch's tokens, most of a step's work and fit to be compiled.
+
+    Args:
+        decoder: the decoder.
+        prefix: (B, P, width).
+        tokens, wanted, targets: from `Pairs.batch_tokens`.
+        label_smoothing: share of the target spread over the vocabulary.
+    """
+    row, position = wanted.unbind()
+    # Only positions with a target go through the vocabulary, the widest product of all.
+    logits = decoder.head(decoder.hidden(prefix, tokens)[row, position])
+    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+
+
+TokenLoss = Callable[[Decoder, Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
 
 def caption_loss(
-    decoder: Decoder, pairs: Pairs, rows: Tensor, label_smoothing: float
+    decoder: Decoder,
+    pairs: Pairs,
+    rows: Tensor,
+    label_smoothing: float,
+    token_loss: TokenLoss = token_loss,
 ) -> tuple[Tensor, int]:
     """The mean cross-entropy of the captions' tokens  (SynTIC, equation 6).
 
     Args:
         decoder: the decoder.
         pairs: what it is trained on.
-        rows: the batch, (B,).
+        rows: the batch, (B,), on the host.
         label_smoothing: share of the target spread over the vocabulary.
+        token_loss: `token_loss`, or what it was compiled to.
 
     Returns:
         The loss, a scalar, and the number of tokens it is the mean of.
     """
-    inputs, targets = pairs.batch_tokens(rows)
+    tokens, wanted, targets = pairs.batch_tokens(rows)
     tags, present = pairs.batch_tags(rows) if decoder.config.objects else (None, None)
-    prefix = decoder.embed_prefix(pairs.prefixes[rows], pairs.images[rows], tags, present)
-    hidden = decoder.hidden(prefix, inputs)
-    wanted = targets != PAD
-    # Only positions with a target go through the vocabulary, the widest product of all.
-    logits = decoder.head(hidden[wanted])
-    loss = F.cross_entropy(logits.float(), targets[wanted], label_smoothing=label_smoothing)
-    return loss, len(logits)
+    here = to_device(rows, pairs.prefixes.device)
+    prefix = decoder.embed_prefix(pairs.prefixes[here], pairs.images[here], tags, present)
+    return token_loss(decoder, prefix, tokens, wanted, targets, label_smoothing), len(targets)
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int) -> list[np.ndarray]:
@@ -134,12 +170,17 @@ def training_step(
     lr: float,
     label_smoothing: float,
     autocast: torch.dtype | None,
+    token_loss: TokenLoss = token_loss,
 ) -> tuple[Tensor, int]:
-    """One step of the optimiser on one batch; returns what `caption_loss` does, detached."""
+    """One step of the optimiser on one batch; returns what `caption_loss` does, detached.
+
+    Nothing here waits for a CUDA device.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr
-    with torch.autocast(rows.device.type, dtype=autocast, enabled=autocast is not None):
-        loss, tokens = caption_loss(decoder, pairs, rows, label_smoothing)
+    device = pairs.prefixes.device.type
+    with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
+        loss, tokens = caption_loss(decoder, pairs, rows, label_smoothing, token_loss)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
@@ -154,7 +195,7 @@ def held_out_loss(decoder: Decoder, pairs: Pairs, rows: np.ndarray, batch_size: 
     device = pairs.prefixes.device
     total, count = torch.zeros((), device=device), 0
     for batch in _chunks(torch.from_numpy(rows), batch_size):
-        loss, tokens = caption_loss(decoder, pairs, batch.to(device), 0.0)
+        loss, tokens = caption_loss(decoder, pairs, batch, 0.0)
         total += loss * tokens
         count += tokens
     decoder.train()

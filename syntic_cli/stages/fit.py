@@ -12,12 +12,15 @@ from .. import console
 from ..method.decoder import Decoder
 from ..method.training import (
     Pairs,
+    TokenLoss,
     epoch_batches,
     held_out_loss,
     learning_rate,
     make_optimizer,
+    token_loss,
     training_step,
 )
+from ..models.loading import prepare_compiling
 from ..settings import TrainSettings
 from .checkpoint import Checkpoint
 from .rows import StopRequest
@@ -45,6 +48,7 @@ class Fit:
         self._decoder, self._pairs, self._settings = decoder, pairs, settings
         self._seed, self._checkpoint = seed, checkpoint
         self._optimizer = make_optimizer(decoder, settings.lr, settings.weight_decay)
+        self._token_loss: TokenLoss = token_loss
         self._lengths = lengths
         self._training, self._held_out = _split(len(self._lengths), settings.validation, seed)
         self._batches_an_epoch = -(-len(self._training) // settings.batch_size)
@@ -56,6 +60,17 @@ class Fit:
         self.best_epoch = 0
         self._resume()
 
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self._batches_an_epoch * self._settings.epochs
+
+    def compile(self) -> None:
+        """Compile the steps for batches of any shape, which takes about a minute at the first."""
+        prepare_compiling()
+        # A function, so that the parameters keep the names that checkpoints know them by.
+        self._token_loss = torch.compile(token_loss, dynamic=True)
+
     def run_epochs(self, autocast: torch.dtype | None, *, quiet: bool) -> None:
         """Take the steps that are left.
 
@@ -63,10 +78,11 @@ class Fit:
             Interrupted: after a signal, with a checkpoint written.
         """
         request = StopRequest()
-        total = self._batches_an_epoch * self._settings.epochs
         with (
             request.listening(),
-            console.progress(STAGE, total, done=self.step, unit="steps", quiet=quiet) as advance,
+            console.progress(
+                STAGE, self.steps, done=self.step, unit="steps", quiet=quiet
+            ) as advance,
         ):
             while len(self.curves) < self._settings.epochs:
                 self._run_epoch(autocast, advance, request)
@@ -80,24 +96,18 @@ class Fit:
         batches = epoch_batches(
             self._lengths[self._training], self._settings.batch_size, self._mixed_seed(epoch)
         )
-        device = self._pairs.prefixes.device
         for batch in batches[first:]:
-            rows = torch.from_numpy(self._training[batch]).to(device)
             # Dropout depends on the step alone, so a resumed run drops what the first one did.
             torch.manual_seed(self._mixed_seed(self.step + 1_000_003))
             loss, tokens = training_step(
                 self._decoder,
                 self._optimizer,
                 self._pairs,
-                rows,
-                lr=learning_rate(
-                    self.step,
-                    self._batches_an_epoch * self._settings.epochs,
-                    self._settings.warmup,
-                    self._settings.lr,
-                ),
+                torch.from_numpy(self._training[batch]),
+                lr=learning_rate(self.step, self.steps, self._settings.warmup, self._settings.lr),
                 label_smoothing=self._settings.label_smoothing,
                 autocast=autocast,
+                token_loss=self._token_loss,
             )
             self._epoch_loss += torch.stack([loss * tokens, torch.full_like(loss, tokens)])
             self.step += 1

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ..method.training import Pairs
 
 STAGE = "train"
+# Steps from which on a minute of compiling is repaid, a step being some milliseconds on a GPU.
+STEPS_WORTH_COMPILING = 10_000
 
 
 def train(
@@ -34,6 +36,7 @@ def train(
     run: Run | None = None,
     *,
     seed: int = 0,
+    compiled: bool | None = None,
     projected: Path | None = None,
     objects: Path | None = None,
     support: Path | None = None,
@@ -46,6 +49,7 @@ def train(
         settings: the decoder and its training.
         run: how the stage runs.
         seed: of initialisation, held-out pairs, order and dropout.
+        compiled: whether to compile the steps; by default on CUDA, where it is repaid.
         projected: the projected features, if not the workspace's own.
         objects: the detected objects, if not the workspace's own.
         support: the support set's features file, if it has moved since `project`.
@@ -71,7 +75,7 @@ def train(
         data = _read(sources, settings)
         making_output.begin()
         checkpoint = Checkpoint(making_output.parts)
-        trained = _train(data, settings, run, seed, checkpoint)
+        trained = _train(data, settings, run, seed, compiled, checkpoint)
         making_output.finish(
             columns={
                 "support": data.support,
@@ -234,7 +238,12 @@ class _Trained:
 
 
 def _train(
-    data: _Data, settings: TrainSettings, run: Run, seed: int, checkpoint: Checkpoint
+    data: _Data,
+    settings: TrainSettings,
+    run: Run,
+    seed: int,
+    compiled: bool | None,
+    checkpoint: Checkpoint,
 ) -> _Trained:
     """Train to the end, from the checkpoint if there is one; keep the best held-out epoch."""
     import json
@@ -242,7 +251,7 @@ def _train(
     import torch
 
     from ..method.decoder import Decoder, DecoderConfig
-    from ..models.loading import find_device, find_dtype
+    from ..models.loading import find_device, find_dtype, worth_compiling
     from .fit import Fit
 
     device = find_device(run.device)
@@ -268,6 +277,8 @@ def _train(
             seed,
             checkpoint,
         )
+        if worth_compiling(compiled, device, fit.steps, STEPS_WORTH_COMPILING):
+            fit.compile()
         fit.run_epochs(None if dtype == torch.float32 else dtype, quiet=run.quiet)
     return _Trained(
         {name: value.numpy() for name, value in fit.best.items()},
@@ -286,16 +297,19 @@ def _on_device(data: _Data, device: torch.device) -> Pairs:
 
     from ..method.training import Pairs
 
+    def on_host(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array))
+
     def moved(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
+        return on_host(array).to(device=device, dtype=dtype)
 
     return Pairs(
         prefixes=moved(data.prefixes, torch.float32),
         images=moved(data.images, torch.float32),
         tokens=moved(data.tokens, torch.int32),
-        token_offsets=moved(data.token_offsets, torch.int64),
+        token_offsets=on_host(data.token_offsets).long(),
         labels=moved(data.labels, torch.int32),
-        label_offsets=moved(data.label_offsets, torch.int64),
+        label_offsets=on_host(data.label_offsets).long(),
         names=moved(data.names, torch.float32),
         end=end_token(data.tokenizer),
     )
