@@ -19,6 +19,7 @@ NAMES = (
     "read",
     "encode",
     "synthesize",
+    "caption",
     "evaluate",
     "growth",
 )

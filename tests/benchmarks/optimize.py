@@ -1,21 +1,31 @@
-"""optimize (equations 1 and 2): items a second against a loop over single items."""
+"""optimize (equations 1 and 2): items a second against a loop over single items, and its memory."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from syntic_cli.method.refinement import refine
+from syntic_cli.settings import OptimizeSettings, Run
+from syntic_cli.stages.checkpoint import Checkpoint
+from syntic_cli.stages.optimize import _refine
 
-from .measure import Options, Row, compare, interleave
-from .project import made_up
+from .measure import Options, Row, clock_of, compare, interleave, limit
+from .project import WIDTH, made_up
 
 EPOCHS = 5
 BATCH = 512
 ITEMS = {"cpu": 20_480, "cuda": 1_000_000}
+# Takes 7 GB of the host's memory.
+MANY = 1_000_000
 
 
 def item_by_item(images: Tensor, texts: Tensor) -> None:
@@ -50,7 +60,7 @@ def run(options: Options) -> list[Row]:
         "floor: matrix products": lambda: products(images, texts),
     }
     times = interleave(candidates, options)
-    return compare(
+    rows = compare(
         "optimize",
         f"{items:,} items, batches of {BATCH}, {EPOCHS} epochs",
         "items/s",
@@ -58,3 +68,52 @@ def run(options: Options) -> list[Row]:
         {"ours": items, "item by item": BATCH, "floor: matrix products": items},
         clock=options.clock,
     )
+    return rows + _many(MANY, options)
+
+
+def _many(items: int, options: Options) -> list[Row]:
+    """An epoch of the stage over many items, in a process of its own for the peak of its memory."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        seconds, taken = process.submit(_an_epoch, items, options).result()
+    what = f"{items:,} items of {WIDTH}, 1 epoch of the stage"
+    rate = Row("optimize", what, "items/s", items / seconds, "", None, None, clock=options.clock)
+    memory = f"{what}, device memory beyond inputs and output"
+    return [rate, limit("optimize", memory, "MB", taken / 1e6, 256)]
+
+
+class _NoCheckpoint(Checkpoint):
+    """Is never due: whether one is taken in the time depends on the machine."""
+
+    def due(self, seconds: float) -> bool:
+        return False
+
+
+def _an_epoch(items: int, options: Options) -> tuple[float, int]:
+    """Seconds, and bytes on the device beyond the features that the host holds."""
+    torch.set_num_threads(options.threads)
+    random = np.random.default_rng(0)
+    images, texts = (random.random((items, WIDTH), np.float32) for _ in range(2))
+    clock = clock_of(options)
+
+    def refine_first(rows: int) -> int:
+        settings, run = OptimizeSettings(epochs=1), Run(device=options.device, quiet=True)
+        kept = _NoCheckpoint(Path("there is none"))
+        refined, _ = _refine(
+            images[:rows], texts[:rows], settings, seed=0, run=run, checkpoint=kept
+        )
+        return refined.nbytes if options.device == "cpu" else 0
+
+    refine_first(2 * BATCH)
+    before, began = _memory(options.device, "VmRSS"), clock()
+    output = refine_first(items)
+    return clock() - began, _memory(options.device, "VmHWM") - before - output
+
+
+def _memory(device: str, figure: str) -> int:
+    """Bytes that this process holds on the device (VmRSS), or the most it has held (VmHWM)."""
+    if device == "cuda":
+        held = {"VmRSS": torch.cuda.memory_allocated, "VmHWM": torch.cuda.max_memory_allocated}
+        return held[figure]()
+    found = re.search(rf"{figure}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])

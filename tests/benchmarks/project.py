@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from .measure import Options, Row, compare, interleave, limit
 WIDTH = 512
 TEMPERATURE = 0.01
 SIZES = {"cpu": (1024, 100_000), "cuda": (16_384, 1_000_000)}
+# A thousand photos on a large support set: in the order of half a minute on two cores.
+LARGE = (1_000, 1_000_000)
+SQUARE, FLOOR = "floor: square product", "floor: the two products"
 DECAP_TEXTS = 500_000
 # Extra memory is read off the peak of a process of its own.
 MEMORY_PROBE = """
@@ -90,6 +93,7 @@ def run(options: Options) -> list[Row]:
     results = _speed(features, support, options)
     if options.device == "cuda":
         results += _speed(features.bfloat16(), support.bfloat16(), options)
+    results += _speed(*made_up(*LARGE, options.device), options, peers=(FLOOR, SQUARE), repeats=1)
     results += _decap(features, support, options)
     for dtype, most in ((torch.float32, 1e-4), (torch.bfloat16, 5e-3)):
         found = error(features[:64], support, dtype)
@@ -98,22 +102,31 @@ def run(options: Options) -> list[Row]:
     return [*results, _memory(options)]
 
 
-def _speed(features: Tensor, support: Tensor, options: Options) -> list[Row]:
+def _speed(
+    features: Tensor,
+    support: Tensor,
+    options: Options,
+    *,
+    peers: Collection[str] = (FLOOR, SQUARE, "fused attention", "chunked softmax"),
+    repeats: int | None = None,
+) -> list[Row]:
     name = str(features.dtype).removeprefix("torch.")
     flops = 4.0 * len(features) * len(support) * WIDTH
     size = 2048 if options.device == "cpu" else 8192
     candidates: dict[str, Callable[[], object]] = {
         "ours": lambda: project(features, support, TEMPERATURE),
-        "floor: the two products": lambda: products(features, support),
-        "floor: square product": square(size, options.device, features.dtype),
+        FLOOR: lambda: products(features, support),
+        SQUARE: square(size, options.device, features.dtype),
         "fused attention": lambda: fused(features, support),
         "chunked softmax": lambda: chunked(features, support),
     }
+    for peer in [peer for peer in candidates if peer not in ("ours", *peers)]:
+        del candidates[peer]
     if options.device == "cuda":
         # The fused kernels for CUDA take fewer columns; what is left would hold all weights.
-        del candidates["fused attention"]
-    times = interleave(candidates, options, warm=options.device == "cuda")
-    amounts = dict.fromkeys(candidates, flops) | {"floor: square product": 2.0 * size**3}
+        candidates.pop("fused attention", None)
+    times = interleave(candidates, options, repeats=repeats, warm=options.device == "cuda")
+    amounts = dict.fromkeys(candidates, flops) | {SQUARE: 2.0 * size**3}
     wanted = 0.8 if features.dtype == torch.float32 else 0.5
     what = f"{len(features):,} features on {len(support):,} texts, {name}"
     return compare(
@@ -122,7 +135,7 @@ def _speed(features: Tensor, support: Tensor, options: Options) -> list[Row]:
         "GFLOP/s",
         times,
         {name: amount / 1e9 for name, amount in amounts.items()},
-        targets={"floor: square product": wanted, "chunked softmax": 1.0},
+        targets={SQUARE: wanted, "chunked softmax": 1.0},
         clock=options.clock,
     )
 

@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 
 from syntic_cli.method.decoder import Decoder, DecoderConfig
-from syntic_cli.method.training import Pairs, epoch_batches, make_optimizer, training_step
+from syntic_cli.method.training import (
+    Pairs,
+    epoch_batches,
+    make_optimizer,
+    token_loss,
+    training_step,
+)
 from syntic_cli.tokenizer import clip_tokenizer, encode_captions, end_token
 
 from .corpus import coco_captions
@@ -48,7 +54,7 @@ def _compare(
         ),
     }
     times = interleave(candidates, options)
-    dtype = "bfloat16 autocast for ours" if options.device == "cuda" else "float32"
+    dtype = "bfloat16 autocast and compiled for ours" if options.device == "cuda" else "float32"
     return compare(
         "train",
         f"width {width}, 4 layers, vocabulary {vocabulary:,}, batch {batch}, {dtype}",
@@ -65,14 +71,14 @@ def _ours(
 ) -> Iterator[object]:
     torch.manual_seed(0)
     device, rows = options.device, len(offsets) - 1
-    none = torch.zeros(rows + 1, dtype=torch.long, device=device)
+    none = torch.zeros(rows + 1, dtype=torch.long)
     features = F.normalize(torch.randn(rows, FEATURES, device=device), dim=1)
     pairs = Pairs(
         prefixes=features,
         images=features,
         tokens=torch.from_numpy(tokens).to(device),
-        token_offsets=torch.from_numpy(offsets).to(device),
-        labels=none[:0],
+        token_offsets=torch.from_numpy(offsets),
+        labels=none[:0].to(device),
         label_offsets=none,
         names=features[:1],
         end=end,
@@ -82,7 +88,8 @@ def _ours(
     )
     decoder = Decoder(config).to(device).train()
     optimizer = make_optimizer(decoder, 1e-4, 0.01)
-    autocast = torch.bfloat16 if device == "cuda" else None
+    on_cuda = device == "cuda"
+    loss = torch.compile(token_loss, dynamic=True) if on_cuda else token_loss
     for epoch in itertools.count():
         # A last batch may be smaller; only whole ones are counted.
         for chosen in epoch_batches(np.diff(offsets), batch, epoch):
@@ -91,10 +98,11 @@ def _ours(
                     decoder,
                     optimizer,
                     pairs,
-                    torch.from_numpy(chosen).to(device),
+                    torch.from_numpy(chosen),
                     lr=1e-4,
                     label_smoothing=0.1,
-                    autocast=autocast,
+                    autocast=torch.bfloat16 if on_cuda else None,
+                    token_loss=loss,
                 )
 
 
