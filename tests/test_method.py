@@ -362,6 +362,26 @@ class TestTraining:
             assert torch.equal(found, wanted)
         assert counter.frame_count == 1
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    def test_a_step_does_not_wait_for_the_device(self) -> None:
+        decoder, pairs = make_decoder().cuda().train(), make_pairs(32)
+        on_host = ("token_offsets", "label_offsets", "end")
+        moved = {k: v if k in on_host else v.cuda() for k, v in vars(pairs).items()}
+        optimizer = make_optimizer(decoder, 1e-3, 0.0)
+
+        def step() -> None:
+            training_step(
+                decoder, optimizer, Pairs(**moved), torch.arange(32),
+                lr=1e-3, label_smoothing=0.1, autocast=torch.bfloat16,
+            )  # fmt: skip
+
+        step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
     def test_overfits_32_captions(self) -> None:
         torch.manual_seed(0)
         decoder = Decoder(DecoderConfig(vocabulary=40, features=8, width=64, dropout=0.0))

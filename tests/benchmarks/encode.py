@@ -10,6 +10,7 @@ import torch
 from syntic_cli.models.clip import Clip
 from syntic_cli.models.detector import Detector
 from syntic_cli.models.loading import quiet_libraries
+from syntic_cli.transfer import pinned, stack_on
 
 from .measure import Options, Row, compare, interleave
 from .models import dual_encoder, object_detector
@@ -27,8 +28,15 @@ def _encoding(device: torch.device, dtype: torch.dtype, options: Options) -> lis
     model = dual_encoder(options.device).to(device, dtype).eval()
     pixels = torch.randn(512 if device.type == "cuda" else 64, 3, 224, 224)
     clip = Clip(model, lambda image: pixels[0], lambda texts: pixels, device, dtype)
+    images = [pinned(image, device, dtype) for image in pixels]
     bare = _bare(model.encode_image, pixels.to(device, dtype))
-    return _rows("encode, 224 pixels", lambda: clip.encode_images(pixels), bare, pixels, options)
+    return _rows(
+        "encode, 224 pixels",
+        lambda: clip.encode_images(stack_on(images, device)),
+        bare,
+        pixels,
+        options,
+    )
 
 
 def _detecting(device: torch.device, dtype: torch.dtype, options: Options) -> list[Row]:
@@ -39,7 +47,7 @@ def _detecting(device: torch.device, dtype: torch.dtype, options: Options) -> li
     pixels = torch.randn(16 if large else 8, 3, 800 if large else 224, 1056 if large else 224)
     detector = Detector(model, DetrImageProcessor(), [], 0.7, 10, device, dtype)
     what = f"detect, {pixels.shape[3]}×{pixels.shape[2]}"
-    images = list(pixels)
+    images = [pinned(image, device, dtype) for image in pixels]
     bare = _bare(model, pixels.to(device, dtype))
     return _rows(what, lambda: detector.detect(images), bare, pixels, options)
 
