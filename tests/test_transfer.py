@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from syntic_cli.models import loading
 from syntic_cli.models.loading import batch_that_fits, fill_device, worth_compiling
 from syntic_cli.transfer import HostCopy, pinned, stack_on, to_device
 
@@ -58,10 +59,16 @@ class TestWorthCompiling:
         assert worth_compiling(True, CPU, 0, 1000)
         assert not worth_compiling(False, CUDA, 10_000, 1000)
 
-    def test_else_where_it_is_repaid(self) -> None:
+    def test_else_where_it_is_repaid(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loading, "can_compile", lambda: True)
         assert worth_compiling(None, CUDA, 1000, 1000)
         assert not worth_compiling(None, CUDA, 999, 1000)
         assert not worth_compiling(None, CPU, 10_000, 1000)
+
+    def test_not_without_a_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CC", "no-such-compiler")
+        assert not worth_compiling(None, CUDA, 1000, 1000)
+        assert worth_compiling(True, CUDA, 1000, 1000)
 
 
 class TestTransfer:

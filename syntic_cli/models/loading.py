@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -107,13 +112,21 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def worth_compiling(chosen: bool | None, device: torch.device, passes: int, enough: int) -> bool:
-    """Whether to compile a model: as was chosen, else on CUDA from `enough` passes on."""
-    return device.type == "cuda" and passes >= enough if chosen is None else chosen
+    """Whether to compile a model: as was chosen, else on CUDA from `enough` passes on, where the
+    machine has what that takes."""
+    if chosen is not None:
+        return chosen
+    return device.type == "cuda" and passes >= enough and can_compile()
 
 
-def prepare_compiling() -> None:
-    """Let a model that cannot be compiled, as without a C compiler, run as it is."""
-    torch._dynamo.config.suppress_errors = True
+def can_compile() -> bool:
+    """Whether Triton, a C compiler and Python's headers are there, as compiling for CUDA needs."""
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    return (
+        find_spec("triton") is not None
+        and any(map(shutil.which, compilers))
+        and (Path(sysconfig.get_path("include")) / "Python.h").exists()
+    )
 
 
 def batch_that_fits(free: int, an_item: float, most: int) -> int:

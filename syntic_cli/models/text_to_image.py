@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..settings import SynthesizeSettings, model_folder
 from ..transfer import HostCopy
-from .loading import loading, prepare_compiling
+from .loading import loading
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,6 @@ class TextToImage:
     def compile(self) -> None:
         """Compile the denoiser, which takes about a minute when it next runs."""
         if hasattr(self.pipeline, "unet"):
-            prepare_compiling()
             self.pipeline.unet.compile()
 
 

@@ -20,7 +20,6 @@ from ..method.training import (
     token_loss,
     training_step,
 )
-from ..models.loading import prepare_compiling
 from ..settings import TrainSettings
 from .checkpoint import Checkpoint
 from .rows import StopRequest
@@ -67,7 +66,6 @@ class Fit:
 
     def compile(self) -> None:
         """Compile the steps for batches of any shape, which takes about a minute at the first."""
-        prepare_compiling()
         # A function, so that the parameters keep the names that checkpoints know them by.
         self._token_loss = torch.compile(token_loss, dynamic=True)
 
