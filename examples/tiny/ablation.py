@@ -46,7 +46,7 @@ from syntic_cli.settings import (
 from syntic_cli.tokenizer import decode_captions, encode_captions, end_token, make_tokenizer
 
 METRICS = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-BEAM, LONGEST = 3, 30
+LONGEST = 30
 CAPDEC_VARIANCE, CLOSE_DEVIATION = 0.016, 0.08  # as published, for CLIP's spaces
 
 Labels = tuple[Tensor, Tensor]  # all rows' labels, and where each row's begin
@@ -130,6 +130,7 @@ class Bench:
         self, texts: Texts, photos: RealPhotos, settings: TrainSettings, temperature: float
     ) -> None:
         self.texts, self.photos, self.settings = texts, photos, settings
+        self.temperature = temperature
         self.tokenizer = make_tokenizer(settings.tokenizer, texts.captions)
         found = encode_captions(self.tokenizer, texts.captions, settings.max_length - 1)
         self.lengths = np.diff(found[1])
@@ -169,9 +170,8 @@ class Bench:
                 step += 1
         return decoder.eval()
 
-    def score(self, variant: Variant, seed: int) -> dict[str, float]:
-        """The metrics of a variant trained with a seed."""
-        decoder = self.train(variant, seed)
+    def score(self, variant: Variant, decoder: Decoder, beam: int = 3) -> dict[str, float]:
+        """The metrics of a variant's trained decoder."""
         features = self.near if variant.projected else self.photos.features
         captions: list[str] = []
         for rows in torch.arange(len(features)).split(100):
@@ -179,7 +179,7 @@ class Bench:
             with torch.no_grad():
                 prefix = decoder.embed_prefix(features[rows], self.photos.features[rows], *tags)
             end = end_token(self.tokenizer)
-            tokens, _ = beam_search(decoder, prefix, end=end, beam=BEAM, max_length=LONGEST)
+            tokens, _ = beam_search(decoder, prefix, end=end, beam=beam, max_length=LONGEST)
             captions += decode_captions(self.tokenizer, tokens.numpy())
         return self.measure(captions)
 
@@ -286,42 +286,54 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def run(args: argparse.Namespace) -> None:
-    """All variants for every seed, seed by seed, so that an early end leaves whole rows."""
+def open_bench(args: argparse.Namespace) -> Bench:
+    """A bench with the preset's settings and what lies in the workspace."""
     preset = load_preset("tiny")
     clip, detector = EncodeSettings(str(args.clip)), resolve(DetectSettings, preset)
-    temperature = resolve(ProjectSettings, preset).temperature
     settings = resolve(TrainSettings, preset)
-    settings = replace(settings, epochs=args.epochs or settings.epochs)
-    texts = read_texts(args.workspace, args.data, args.per_photo, clip)
-    photos = read_photos(args.workspace, args.data, clip, detector)
-    bench = Bench(texts, photos, settings, temperature)
-    saved = args.workspace / f"ablation-{settings.epochs}-epochs.json"
+    return Bench(
+        read_texts(args.workspace, args.data, args.per_photo, clip),
+        read_photos(args.workspace, args.data, clip, detector),
+        replace(settings, epochs=args.epochs or settings.epochs),
+        resolve(ProjectSettings, preset).temperature,
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """All variants for every seed, seed by seed, so that an early end leaves whole rows."""
+    bench, refine_by = open_bench(args), resolve(OptimizeSettings, load_preset("tiny"))
+    saved = args.workspace / f"ablation-{bench.settings.epochs}-epochs.json"
     results: dict[str, list[dict[str, float]]] = {}
     if saved.exists():
         results = json.loads(saved.read_text())
-    rows = nearest(photos.features, texts.texts)[1].tolist()
-    results.setdefault("CLIPRe", [bench.measure([texts.captions[row] for row in rows])])
+    rows = nearest(bench.photos.features, bench.texts.texts)[1].tolist()
+    results.setdefault("CLIPRe", [bench.measure([bench.texts.captions[row] for row in rows])])
     for seed in range(args.seeds):
-        for variant in variants(texts, resolve(OptimizeSettings, preset), temperature):
+        for variant in variants(bench.texts, refine_by, bench.temperature):
             runs = results.setdefault(variant.name, [])
             if len(runs) <= seed:
-                runs.append(bench.score(variant, seed))
+                runs.append(bench.score(variant, bench.train(variant, seed)))
                 print(f"seed {seed}  {variant.name}  CIDEr {runs[-1]['CIDEr']:.1f}", flush=True)
                 saved.write_text(json.dumps(results, indent=1))
     saved.with_suffix(".md").write_text(table(results) + "\n")
     print(table(results))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["corpus", "run"])
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that say what is trained on."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, help="folder with flickr8k/")
     parser.add_argument("--per-photo", type=int, default=5, help="captions of each photo")
     parser.add_argument("--workspace", type=Path, help="folder of the artifacts")
     parser.add_argument("--clip", type=Path, help="dual encoder trained without half B")
+    parser.add_argument("--epochs", type=int, help="of a decoder, if not those of the preset")
+    return parser
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("what", choices=["corpus", "run"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="if not those of the preset")
     args = parser.parse_args()
     if args.what == "corpus":
         print("\n".join(texts_of_half_b(args.data, args.per_photo)[1]))

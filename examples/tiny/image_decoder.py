@@ -80,7 +80,8 @@ class Trainer:
         self.device = device
         self.model = build_autoencoder().to(device).to(memory_format=torch.channels_last)
         self.average = build_autoencoder().to(device).requires_grad_(False)
-        self.see = torch.compile(Features().to(device).to(memory_format=torch.channels_last))
+        features = Features().to(device).to(memory_format=torch.channels_last)
+        self.see = torch.compile(features, dynamic=False)  # a graph for each of the two sizes
         self.read = PhotoHead(clip, device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), betas=(0.5, 0.95))
         self.step = 0
