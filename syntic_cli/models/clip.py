@@ -38,9 +38,7 @@ class Clip:
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Unit-length features, (N, d) float32, of preprocessed photos, (N, 3, H, W)."""
-        pixels = pixels.to(
-            self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last
-        )
+        pixels = pixels.to(self.device, self.dtype, non_blocking=True)
         return F.normalize(self.model.encode_image(pixels).float(), dim=-1).cpu()
 
     @torch.inference_mode()
@@ -83,7 +81,9 @@ def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype
         )
         tokenizer = open_clip.get_tokenizer(name)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    model = model.to(memory_format=torch.channels_last)
+    # Convolutional towers run faster so; a transformer's tokens would come out of order in memory.
+    if any(isinstance(module, torch.nn.BatchNorm2d) for module in model.visual.modules()):
+        model = model.to(memory_format=torch.channels_last)
     return Clip(
         model,
         lambda image: pinned(preprocess(image), device, dtype),
