@@ -291,10 +291,12 @@ def open_bench(args: argparse.Namespace) -> Bench:
     preset = load_preset("tiny")
     clip, detector = EncodeSettings(str(args.clip)), resolve(DetectSettings, preset)
     settings = resolve(TrainSettings, preset)
+    settings = replace(settings, epochs=args.epochs or settings.epochs)
+    settings = replace(settings, batch_size=args.batch_size or settings.batch_size)
     return Bench(
         read_texts(args.workspace, args.data, args.per_photo, clip),
         read_photos(args.workspace, args.data, clip, detector),
-        replace(settings, epochs=args.epochs or settings.epochs),
+        settings,
         resolve(ProjectSettings, preset).temperature,
     )
 
@@ -302,7 +304,8 @@ def open_bench(args: argparse.Namespace) -> Bench:
 def run(args: argparse.Namespace) -> None:
     """All variants for every seed, seed by seed, so that an early end leaves whole rows."""
     bench, refine_by = open_bench(args), resolve(OptimizeSettings, load_preset("tiny"))
-    saved = args.workspace / f"ablation-{bench.settings.epochs}-epochs.json"
+    size = bench.settings.batch_size
+    saved = args.workspace / f"ablation-{bench.settings.epochs}-epochs-of-{size}.json"
     results: dict[str, list[dict[str, float]]] = {}
     if saved.exists():
         results = json.loads(saved.read_text())
@@ -327,6 +330,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--workspace", type=Path, help="folder of the artifacts")
     parser.add_argument("--clip", type=Path, help="dual encoder trained without half B")
     parser.add_argument("--epochs", type=int, help="of a decoder, if not those of the preset")
+    parser.add_argument("--batch-size", type=int, help="of a decoder, if not the preset's")
     return parser
 
 

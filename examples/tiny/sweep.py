@@ -15,7 +15,7 @@ from syntic_cli.method.refinement import refine
 from syntic_cli.settings import OptimizeSettings, load_preset, resolve
 
 TEMPERATURES = (1 / 100, 1 / 50, 1 / 20)
-EPOCHS = (0, 4, 8, 16, 32, 64)
+EPOCHS = (0, 4, 8, 16, 32)
 BATCHES = (128, 2048)
 BEAMS = (1, 3, 5)
 
