@@ -91,17 +91,21 @@ class Variant:
     query: Tensor | None = None  # v of equation 5, (N, d)
 
 
-def variants(texts: Texts, refine_by: OptimizeSettings, temperature: float) -> Iterator[Variant]:
-    """The method's parts one by one, then its relatives."""
-    refined = refine(
+def refined(texts: Texts, by: OptimizeSettings) -> Tensor:
+    """The synthetic images' features after equations 1 and 2."""
+    return refine(
         texts.synthetic,
         texts.texts,
-        temperature=refine_by.temperature,
-        lr=refine_by.lr,
-        epochs=refine_by.epochs,
-        batch_size=refine_by.batch_size,
+        temperature=by.temperature,
+        lr=by.lr,
+        epochs=by.epochs,
+        batch_size=by.batch_size,
     )
-    for name, source in (("", texts.synthetic), ("FO", refined)):
+
+
+def variants(texts: Texts, refine_by: OptimizeSettings, temperature: float) -> Iterator[Variant]:
+    """The method's parts one by one, then its relatives."""
+    for name, source in (("", texts.synthetic), ("FO", refined(texts, refine_by))):
         near = project(source, texts.texts, temperature)
         for parts in ((), ("FP",), ("AF",), ("FP", "AF")):
             yield Variant(

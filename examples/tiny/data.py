@@ -71,7 +71,12 @@ def coco_captions() -> list[tuple[int, str]]:
 def load_pixels(path: Path, size: int) -> torch.Tensor:
     """A photo squashed to a square of `size` pixels: uint8 (3, size, size)."""
     with Image.open(path) as image:
-        square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        return squashed(image, size)
+
+
+def squashed(image: Image.Image, size: int) -> torch.Tensor:
+    """An image squashed to a square of `size` pixels: uint8 (3, size, size)."""
+    square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
 
 

@@ -6,21 +6,19 @@ ways, and objects of theirs, or that the ImageNet classifier implies, are pasted
 as pieces of map.
 """
 
-import argparse
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import torch
-from budget import Budget
-from data import COCO_NAMES, Photo, coco128, coco_boxes
+from data import COCO_NAMES, Photo, coco128, coco_boxes, squashed
 from features import extract
 from imagenet import ImpliedObjects
 from pseudo_labels import load_labels
 from torch import Tensor, nn
 from towers import EFFICIENTNET, IMAGE_SIZE, efficientnet_lite0
+from training import Budget, Checkpoint, set_rate, training_parser
 from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor, TimmBackboneConfig
 
 GRID = 8
@@ -90,15 +88,15 @@ class LabelledMaps:
         return self.views[view][row].astype(np.float32), boxes
 
 
-def crop(photo: Photo, target: Path, random: np.random.RandomState) -> np.ndarray:
-    """Writes a random window of a photo; returns the boxes that show at least a third there."""
+def crop(photo: Photo, random: np.random.RandomState) -> tuple[Tensor, np.ndarray]:
+    """A random window of a photo, and the boxes that show at least a third there."""
     boxes = coco_boxes(photo)
     width, height = random.uniform(0.4, 1.0, size=2)
     left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
     with PIL.Image.open(photo.path) as image:
         w, h = image.size
         window = (left * w, top * h, (left + width) * w, (top + height) * h)
-        image.convert("RGB").crop(tuple(map(round, window))).save(target)
+        pixels = squashed(image.convert("RGB").crop(tuple(map(round, window))), IMAGE_SIZE)
     corners = np.concatenate(
         [boxes[:, 1:3] - boxes[:, 3:] / 2, boxes[:, 1:3] + boxes[:, 3:] / 2], 1
     )
@@ -107,23 +105,20 @@ def crop(photo: Photo, target: Path, random: np.random.RandomState) -> np.ndarra
     sides = inside[:, 2:] - inside[:, :2]
     kept = sides.prod(1) * width * height >= boxes[:, 3:].prod(1) / 3
     centres = (inside[:, 2:] + inside[:, :2]) / 2
-    return np.concatenate([boxes[:, :1], centres, sides], 1)[kept].astype(np.float32)
+    return pixels, np.concatenate([boxes[:, :1], centres, sides], 1)[kept].astype(np.float32)
 
 
 def coco_crops(data: Path, out: Path, device: str) -> LabelledMaps:
     """Random windows of the coco128 photos that are trained on, with true boxes."""
-    random, paths, boxes = np.random.RandomState(0), [], []
-    (out / "crops").mkdir(exist_ok=True)
-    for photo in coco128(data, "train"):
-        for i in range(CROPS):
-            paths.append(out / "crops" / f"{photo.path.stem}-{i}.png")
-            boxes.append(crop(photo, paths[-1], random))
+    random = np.random.RandomState(0)
+    crops = [crop(photo, random) for photo in coco128(data, "train") for _ in range(CROPS)]
     targets = [out / f"coco_crops{kind}.npy" for kind in ("", "_mirrored")]
     for mirrored, target in enumerate(targets):
         if not target.exists():
-            np.save(target, extract(paths, bool(mirrored), device), allow_pickle=False)
+            maps = extract((pixels for pixels, _ in crops), bool(mirrored), device)
+            np.save(target, maps, allow_pickle=False)
     plain, mirror = (np.load(target) for target in targets)
-    return LabelledMaps(plain, mirror, boxes)
+    return LabelledMaps(plain, mirror, [boxes for _, boxes in crops])
 
 
 def taught_photos(out: Path) -> LabelledMaps:
@@ -192,30 +187,19 @@ def export(model: DetrForObjectDetection, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the caches")
+    parser = training_parser(__doc__, minutes=20.0, batch=64, rate=6e-4)
     parser.add_argument("--folder", type=Path, required=True, help="where the model is written")
-    parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=6e-4)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     flickr, coco = taught_photos(args.out), coco_crops(args.data, args.out, args.device)
     implied = ImpliedObjects(flickr.views[0])
     model = build_detector().to(args.device).train()
     learned = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=args.rate, weight_decay=1e-4)
-    checkpoint, step = args.out / "detector.ckpt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=args.device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    random, budget, saved = np.random.RandomState(step), Budget(args.minutes), time.time()
-    while budget.left > 0:
-        for group in optimizer.param_groups:
-            group["lr"] = args.rate * budget.rate(step, 100, 0.3)
+    optimizer = torch.optim.AdamW(learned, weight_decay=1e-4)
+    parts = {"model": model, "optimizer": optimizer}
+    checkpoint = Checkpoint(args.out / "detector.ckpt", parts, args.device)
+    random, budget = np.random.RandomState(checkpoint.step), Budget(args.minutes)
+    for step in checkpoint.steps(budget):
+        set_rate(optimizer, args.rate * budget.rate(step, 100, 0.3))
         maps, labels = draw_batch(flickr, coco, implied, args.batch, random)
         labels = [{k: v.to(args.device) for k, v in row.items()} for row in labels]
         cells = model.model.input_projection(maps.to(args.device)).flatten(2).transpose(1, 2)
@@ -224,14 +208,9 @@ def main() -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(learned, 0.5)
         optimizer.step()
-        step += 1
         if step % 50 == 0:
             print(f"step {step}  {budget.used:.0f} s  loss {loss.item():.3f}", flush=True)
-        if time.time() - saved > 180 or budget.left <= 0:
-            saved = time.time()
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            torch.save(state, checkpoint)
-            export(model, args.folder)
+    export(model, args.folder)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,9 @@
 """Trains the text-to-image model: a small UNet over the latents, led by the text tower."""
 
-import argparse
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from budget import Budget
 from data import coco128, flickr8k
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from image_decoder import load_pairs
@@ -15,6 +11,7 @@ from latents import CHANNELS, GRID
 from safetensors.torch import load_file
 from text_tower import CONTEXT, HEADS, LAYERS, WIDTH, tokenize
 from torch import Tensor, nn
+from training import Budget, Checkpoint, set_rate, training_parser, update_average
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 CHANNEL_WIDTH = 208
@@ -97,9 +94,8 @@ class Trainer:
             self.unet.parameters(), betas=(0.9, 0.99), weight_decay=0.01
         )
         self.schedule = DDPMScheduler(**SCHEDULE)
-        self.step = 0
 
-    def train_step(self, latents: Tensor, states: Tensor, rate: float) -> float:
+    def train_step(self, step: int, latents: Tensor, states: Tensor) -> float:
         """One update towards the velocity of the noised latents."""
         noise = torch.randn_like(latents)
         times = torch.randint(1000, (len(latents),), device=self.device)
@@ -109,32 +105,12 @@ class Trainer:
         signal = self.schedule.alphas_cumprod.to(self.device)[times]
         ratio = signal / (1 - signal)
         loss = (error * ratio.clamp(max=SNR_LIMIT) / (ratio + 1)).mean()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
-        self.step += 1
-        self._update_average()
+        update_average(self.average, self.unet, step + 1, 0.999)
         return error.mean().item()
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(0.999, (1 + self.step) / (10 + self.step))
-        for ours, new in zip(self.average.parameters(), self.unet.parameters(), strict=True):
-            ours.lerp_(new, 1 - decay)
-
-    def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
-        parts = ("unet", "average", "optimizer")
-        return {"step": self.step} | {name: getattr(self, name).state_dict() for name in parts}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continues from `state`."""
-        self.step = state.pop("step")
-        for name, value in state.items():
-            getattr(self, name).load_state_dict(value)
 
 
 def captions_of(data: Path) -> tuple[list[str], list[np.ndarray]]:
@@ -157,35 +133,24 @@ def draw(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the caches")
+    parser = training_parser(__doc__, minutes=60.0, batch=64, rate=1e-3)
     parser.add_argument("--clip", type=Path, required=True, help="folder of the dual encoder")
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     latents, _, _ = load_pairs(args.data, args.out, args.clip)
     texts, rows = captions_of(args.data)
     states = text_states(args.out, texts, args.device)
-    trainer, checkpoint = Trainer(args.device), args.out / "diffusion.ckpt"
-    if checkpoint.exists():
-        trainer.load(torch.load(checkpoint, map_location=args.device, weights_only=True))
-    random = np.random.RandomState(trainer.step)
-    budget, saved = Budget(args.minutes), time.time()
-    while budget.left > 0:
+    trainer, budget = Trainer(args.device), Budget(args.minutes)
+    parts = {name: getattr(trainer, name) for name in ("unet", "average", "optimizer")}
+    checkpoint = Checkpoint(args.out / "diffusion.ckpt", parts, args.device)
+    random = np.random.RandomState(checkpoint.step)
+    for step in checkpoint.steps(budget):
+        set_rate(trainer.optimizer, args.rate * budget.rate(step, 200, 0.3))
         views, captions = draw(args.batch, rows, random)
-        rate = args.rate * budget.rate(trainer.step, 200, 0.3)
         error = trainer.train_step(
-            latents[views].to(args.device), states[captions].float().to(args.device), rate
+            step, latents[views].to(args.device), states[captions].float().to(args.device)
         )
-        if trainer.step % 100 == 0:
-            print(f"step {trainer.step}  {budget.used:.0f} s  error {error:.3f}", flush=True)
-        if time.time() - saved > 240:
-            torch.save(trainer.state(), checkpoint)
-            saved = time.time()
-    torch.save(trainer.state(), checkpoint)
+        if step % 100 == 0:
+            print(f"step {step}  {budget.used:.0f} s  error {error:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """Caches EfficientNet-Lite0's feature maps of all photos, plain and mirrored."""
 
 import argparse
+from collections.abc import Iterable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from data import coco128, flickr8k, load_pixels
+from torch import Tensor
 from towers import IMAGE_SIZE, bottleneck, efficientnet_lite0, normalise
 
 BATCH = 32
@@ -24,15 +27,15 @@ def photo_paths(data: Path, group: str) -> list[Path]:
 
 
 @torch.no_grad()
-def extract(paths: list[Path], mirrored: bool, device: str) -> np.ndarray:
-    """Bottleneck maps (n, 320, 8, 8) in float16."""
+def extract(pixels: Iterable[Tensor], mirrored: bool, device: str) -> np.ndarray:
+    """Bottleneck maps (n, 320, 8, 8) in float16 of images, uint8 (3, 256, 256)."""
     model = efficientnet_lite0().to(device, memory_format=torch.channels_last)
     # Fused batch norms and activations: more than twice the photos a second on a CPU.
     compiled = torch.compile(partial(bottleneck, model), options={"freezing": True})
-    maps = []
-    for start in range(0, len(paths), BATCH):
-        pixels = torch.stack([load_pixels(p, IMAGE_SIZE) for p in paths[start : start + BATCH]])
-        images = normalise(pixels.flip(-1) if mirrored else pixels)
+    maps, left = [], iter(pixels)
+    while batch := list(islice(left, BATCH)):
+        images = torch.stack(batch)
+        images = normalise(images.flip(-1) if mirrored else images)
         images = images.to(device, memory_format=torch.channels_last)
         maps.append(compiled(images).half().cpu().numpy())
     return np.concatenate(maps)
@@ -49,7 +52,9 @@ def main() -> None:
         for group in ("coco_train", "coco_score", "dev", "train"):
             target = args.out / f"{group}{'_mirrored' if mirrored else ''}.npy"
             if not target.exists():
-                maps = extract(photo_paths(args.data, group), mirrored, args.device)
+                paths = photo_paths(args.data, group)
+                pixels = (load_pixels(path, IMAGE_SIZE) for path in paths)
+                maps = extract(pixels, mirrored, args.device)
                 with target.with_suffix(".part").open("wb") as file:
                     np.save(file, maps, allow_pickle=False)
                 target.with_suffix(".part").rename(target)

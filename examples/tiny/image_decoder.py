@@ -5,14 +5,10 @@ feature of the whole image, so that an image is seen as what its latents say. Th
 read the latents off the small image, so that the autoencoder is whole.
 """
 
-import argparse
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from budget import Budget
 from data import coco128, flickr8k
 from diffusers import AutoencoderKL
 from latents import (
@@ -27,6 +23,7 @@ from latents import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 from towers import efficientnet_lite0, normalise
+from training import Budget, Checkpoint, set_rate, training_parser, update_average
 
 BLOCKS = (16, 32, 64, 96, 128)
 COLOURS_FIRST = 600  # steps on colours alone, which take half the time of the others
@@ -84,53 +81,29 @@ class Trainer:
         self.see = torch.compile(features, dynamic=False)  # a graph for each of the two sizes
         self.read = PhotoHead(clip, device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), betas=(0.5, 0.95))
-        self.step = 0
 
     def train_step(
-        self, latents: Tensor, images: Tensor, features: Tensor, size: int
+        self, step: int, latents: Tensor, images: Tensor, features: Tensor, size: int
     ) -> dict[str, float]:
         """One update towards `images`, whose features in full are `features`, as seen at `size`."""
         # Latents that a diffusion model makes are never exact: learn to forgive.
         noise = 0.3 * torch.rand(len(latents), 1, 1, 1, device=self.device)
         fake = self.model.decode(latents + noise * torch.randn_like(latents)).sample
         losses = {"colour": F.l1_loss(fake, images)}
-        if self.step >= COLOURS_FIRST:
+        if step >= COLOURS_FIRST:
             seen = self.see(fake, size)
             with torch.no_grad():
                 real_seen = self.see(images, size)
             losses["features"] = feature_distance(seen, real_seen)
             losses["whole"] = WHOLE_WEIGHT * (1 - (self.read(seen[-1]) * features).sum(1).mean())
-        if self.step % 8 == 0:  # the encoder is the easier part and no one waits for it
+        if step % 8 == 0:  # the encoder is the easier part and no one waits for it
             losses["encoder"] = F.mse_loss(self.model.encode(images).latent_dist.mean, latents)
         self.optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.step += 1
-        self._update_average()
+        update_average(self.average, self.model, step + 1, 0.998)
         return {name: float(loss.detach()) for name, loss in losses.items()}
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(0.998, (1 + self.step) / (10 + self.step))
-        for ours, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            ours.lerp_(new, 1 - decay)
-
-    def set_rate(self, rate: float) -> None:
-        """Sets the autoencoder's learning rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
-    def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
-        parts = ("model", "average", "optimizer")
-        return {"step": self.step} | {name: getattr(self, name).state_dict() for name in parts}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continues from `state`."""
-        self.step = state.pop("step")
-        for name, value in state.items():
-            getattr(self, name).load_state_dict(value)
 
 
 def load_pairs(data: Path, out: Path, clip: Path) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,36 +125,24 @@ def load_pairs(data: Path, out: Path, clip: Path) -> tuple[Tensor, Tensor, Tenso
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the caches")
+    parser = training_parser(__doc__, minutes=45.0, batch=16, rate=1e-3)
     parser.add_argument("--clip", type=Path, required=True, help="folder of the dual encoder")
-    parser.add_argument("--minutes", type=float, default=45.0)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     latents, pixels, features = load_pairs(args.data, args.out, args.clip)
-    trainer, checkpoint = Trainer(args.clip, args.device), args.out / "decoder.ckpt"
-    if checkpoint.exists():
-        trainer.load(torch.load(checkpoint, map_location=args.device, weights_only=True))
-    budget, saved = Budget(args.minutes), time.time()
-    while budget.left > 0:
-        trainer.set_rate(args.rate * budget.rate(trainer.step, 20, 0.3))
-        size = SEEN_AT[trainer.step % len(SEEN_AT)]
+    trainer, budget = Trainer(args.clip, args.device), Budget(args.minutes)
+    parts = {name: getattr(trainer, name) for name in ("model", "average", "optimizer")}
+    for step in Checkpoint(args.out / "decoder.ckpt", parts, args.device).steps(budget):
+        set_rate(trainer.optimizer, args.rate * budget.rate(step, 20, 0.3))
+        size = SEEN_AT[step % len(SEEN_AT)]
         # As many pixels are seen at either size.
         rows = torch.randint(len(latents), (args.batch * SEEN_AT[0] ** 2 // size**2,))
         images = normalise(pixels[rows]).to(args.device, memory_format=torch.channels_last)
         losses = trainer.train_step(
-            latents[rows].to(args.device), images, features[rows].to(args.device), size
+            step, latents[rows].to(args.device), images, features[rows].to(args.device), size
         )
-        if trainer.step % 20 < 2:
+        if step % 20 < 2:
             words = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            print(f"step {trainer.step}  {budget.used:.0f} s  {words}", flush=True)
-        if time.time() - saved > 240:
-            torch.save(trainer.state(), checkpoint)
-            saved = time.time()
-    torch.save(trainer.state(), checkpoint)
+            print(f"step {step}  {budget.used:.0f} s  {words}", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,30 +7,15 @@ to no objects, so that a row takes one training of the decoder.
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ablation import METRICS, Bench, Variant, make_parser, open_bench
-from torch import Tensor
+from ablation import METRICS, Variant, make_parser, open_bench, refined
 
 from syntic_cli.method.projection import project
-from syntic_cli.method.refinement import refine
 from syntic_cli.settings import OptimizeSettings, load_preset, resolve
 
 TEMPERATURES = (1 / 100, 1 / 50, 1 / 20)
 EPOCHS = (0, 4, 8, 16, 32)
 BATCHES = (128, 2048)
 BEAMS = (1, 3, 5)
-
-
-def refined(bench: Bench, by: OptimizeSettings) -> Tensor:
-    """The synthetic images' features after equations 1 and 2."""
-    texts = bench.texts
-    return refine(
-        texts.synthetic,
-        texts.texts,
-        temperature=by.temperature,
-        lr=by.lr,
-        epochs=by.epochs,
-        batch_size=by.batch_size,
-    )
 
 
 def rows(preset: OptimizeSettings, temperature: float) -> Iterator[tuple[OptimizeSettings, float]]:
@@ -51,7 +36,7 @@ def main() -> None:
     columns = ("epochs", "batch", "τ", "beam", "cosine to own text", *METRICS)
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for number, (by, temperature) in enumerate(rows(preset, bench.temperature)):
-        prefixes = project(refined(bench, by), bench.texts.texts, temperature)
+        prefixes = project(refined(bench.texts, by), bench.texts.texts, temperature)
         cosine = (prefixes * bench.texts.texts).sum(-1).mean()
         bench.near = project(bench.photos.features, bench.texts.texts, temperature)
         variant = Variant("", lambda _, prefixes=prefixes: prefixes, projected=True)

@@ -1,12 +1,10 @@
 """Distils all-MiniLM-L6-v2 into a text tower of 4 million parameters in CLIP's form."""
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from budget import Budget
 from data import COCO_NAMES, coco128, coco_captions, flickr8k
 from imagenet import PROMPTS, imagenet_names
 from open_clip.transformer import TextTransformer
@@ -18,6 +16,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from towers import minilm_folder
+from training import Budget, set_rate, training_parser
 from transformers import AutoModel, AutoTokenizer, CLIPTokenizer
 
 VOCABULARY = 8192
@@ -133,19 +132,24 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> tuple[Tensor, np.nda
 
 
 def distil(
-    tower: TextTransformer, tokens: Tensor, lengths: np.ndarray, target: Tensor, minutes: float
+    tower: TextTransformer,
+    tokens: Tensor,
+    lengths: np.ndarray,
+    target: Tensor,
+    *,
+    batch: int,
+    rate: float,
+    budget: Budget,
 ) -> None:
     """Trains the tower to point where the teacher points, within a time budget."""
-    batch, peak, device = 128, 1.5e-3, target.device
-    optimizer = torch.optim.AdamW(tower.parameters(), lr=peak, weight_decay=0.02)
-    random, budget, step = np.random.RandomState(0), Budget(minutes), 0
+    optimizer = torch.optim.AdamW(tower.parameters(), lr=rate, weight_decay=0.02)
+    random, step = np.random.RandomState(0), 0
     while True:
         for rows in batches(lengths, batch, random):
             if budget.left <= 0:
                 return
-            for group in optimizer.param_groups:
-                group["lr"] = peak * budget.rate(step, 100, 0.7)
-            ids = tokens[rows, : lengths[rows].max()].to(device)
+            set_rate(optimizer, rate * budget.rate(step, 100, 0.7))
+            ids = tokens[rows, : lengths[rows].max()].to(target.device)
             loss = (1 - F.cosine_similarity(encode_tokens(tower, ids), target[rows])).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -157,12 +161,8 @@ def distil(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = training_parser(__doc__, minutes=15.0, batch=128, rate=1.5e-3)
     parser.add_argument("--coco", type=int, default=30_000, help="COCO captions to distil on")
-    parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     texts = distillation_texts(args.data, args.coco)
     folder = args.out / "tokenizer"
@@ -182,7 +182,14 @@ def main() -> None:
     else:
         with torch.no_grad():
             tower.token_embedding.weight.copy_(teacher["words"])
-    distil(tower, *tokenize(tokenizer, texts), teacher["features"], args.minutes)
+    distil(
+        tower,
+        *tokenize(tokenizer, texts),
+        teacher["features"],
+        batch=args.batch,
+        rate=args.rate,
+        budget=Budget(args.minutes),
+    )
     save_file(tower.state_dict(), target)
 
 
