@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from ..models.text_to_image import Generated, TextToImage
 
 STAGE = "synthesize"
+# Images at a time. Small ones want more of them at a time to be worth a pass; a GPU's batch grows
+# until its memory is full or it has so many pixels, which keep it busy.
 BATCH_SIZE = {"cpu": 4, "cuda": 16, "mps": 4}
-# A GPU's batch grows until its memory is full or it has so many pixels, which keep it busy.
-PIXELS = 32 * 512**2
+MOST_ON_CPU = 32
+PIXELS = {"cpu": 4 * 512**2, "cuda": 32 * 512**2, "mps": 4 * 512**2}
 # Seconds a UNet pass of Stable Diffusion v1-5 takes at 512×512 on a desktop CPU, to warn with.
 SECONDS_A_PASS_ON_CPU = 5.0
 # Denoiser passes over batches from which on a minute of compiling is repaid.
@@ -116,10 +118,13 @@ def _batch_size(model: TextToImage, images: int, run: Run) -> int:
     """As many images at a time as keep the device busy and fit into its memory."""
     from ..models.loading import fill_device
 
-    usual = BATCH_SIZE[model.device.type]
-    if model.device.type != "cuda" or images <= usual:
+    kind = model.device.type
+    usual, most = BATCH_SIZE[kind], PIXELS[kind] // model.settings.size**2
+    if kind != "cuda":
+        return max(usual, min(MOST_ON_CPU, most))
+    if images <= usual:
         return usual
-    most = min(PIXELS // model.settings.size**2, run.shard_size, images)
+    most = min(most, run.shard_size, images)
     return fill_device(lambda items: model.generate([""] * items, range(items)), model.device, most)
 
 
