@@ -287,6 +287,7 @@ OPTIONS = [
             (("encode", "--device", "tpu", "--force"), "--device tpu: give auto, cpu, cuda"),
             (("encode", "--device", "cuda:99", "--force"), "--device cuda:99: this machine has"),
             (("encode", "--dtype", "int8", "--force"), "--dtype int8: give auto, float32"),
+            (("train", "--dtype", "float16", "--force"), "--dtype float16: gradients of training"),
             (("encode", "--batch-size", 0), "Invalid value for '--batch-size'"),
             (("encode", "--shard-size", "x"), "Invalid value for '--shard-size'"),
             (("encode", "--no-such-option"), "No such option"),

@@ -62,6 +62,10 @@ def train(
         SynticError: see the message.
     """
     run = run or Run()
+    if run.dtype == "float16":
+        raise SynticError(
+            "--dtype float16: gradients of training vanish in it; give bfloat16 or float32"
+        )
     path = output or Path(workspace) / FILES[STAGE]
     sources = {"projected": find_input(Path(workspace), "project", given=projected)}
     if settings.objects:
