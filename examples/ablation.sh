@@ -6,10 +6,10 @@
 #
 # DATA holds flickr8k/; CLIP is a dual encoder trained without half B of Flickr8k's training photos
 # (`python examples/tiny/dual_encoder.py --half ...`). The texts are the captions of half B. Options
-# are those of ablation.py: --seeds, --epochs; PER_PHOTO takes fewer than 5 captions a photo.
+# are those of ablation.py: --seeds, --epochs, --batch-size; PER_PHOTO takes fewer than 5 captions a photo.
 set -euo pipefail
 
-data=$1 clip=$2
+data=${1:?DATA CLIP are missing, see the head of this file} clip=${2:?CLIP is missing}
 shift 2
 here=$(cd "$(dirname "$0")" && pwd)
 export SYNTIC_WORKSPACE="${SYNTIC_WORKSPACE:-syntic-ablation}" SYNTIC_PRESET=tiny

@@ -14,6 +14,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
     environment="$examples/../.venv"
     [ -x "$environment/bin/python" ] || python3 -m venv "$environment"
     . "$environment/bin/activate"
+    activate=". $(cd "$environment" && pwd)/bin/activate"
 fi
 echo "Installing syntic (some minutes the first time: torch is large) ..."
 python -m pip install --quiet "$examples/..[demo]"
@@ -45,4 +46,5 @@ echo "Captioner: $SYNTIC_WORKSPACE/captioner.h5"
 echo
 echo "A corpus of $(wc -l < "$examples/corpus.txt") texts shows how the chain works; for good captions of your own"
 echo "photos, use the captioner that ships with syntic, trained on many more:"
+[ -z "${activate:-}" ] || echo "    $activate"
 echo "    syntic caption -w somewhere-else PHOTO ..."

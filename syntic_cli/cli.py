@@ -85,10 +85,13 @@ def synthesize(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
     model: Annotated[str | None, model("--model", help="Hub id or diffusers folder.")] = None,
-    revision: Annotated[str | None, model("--revision", help="Of the hub id.")] = None,
-    text_field: Annotated[str | None, model("--text-field", help="Field of the texts.")] = None,
+    revision: Annotated[str | None, model("--revision", help="Revision of the hub id.")] = None,
+    text_field: Annotated[
+        str | None,
+        model("--text-field", help="Field of the texts, if not caption, text, sentence or raw."),
+    ] = None,
     split: Annotated[str | None, model("--split", help="Split of the corpus to take.")] = None,
-    encoding: Annotated[str, model("--encoding", help="Of the corpus.")] = "utf-8",
+    encoding: Annotated[str, model("--encoding", help="Encoding of the corpus.")] = "utf-8",
     max_words: Annotated[
         int | None, model("--max-words", help="Leave out longer texts.", min=1)
     ] = None,
@@ -100,7 +103,9 @@ def synthesize(
     guidance: Annotated[float | None, method("--guidance", help="Guidance scale.")] = None,
     safety_checker: Annotated[
         bool | None,
-        method("--safety-checker/--no-safety-checker", help="Blank and mark unsafe images."),
+        method(
+            "--safety-checker/--no-safety-checker", help="Blank and mark unsafe images.", metavar=""
+        ),
     ] = None,
     compiled: Compile = None,
     device: Device = "auto",
@@ -212,7 +217,7 @@ def detect(
     preset: Preset = None,
     synthetic: Annotated[Path | None, model("--synthetic", help="The images.")] = None,
     model: Annotated[str | None, model("--model", help="Hub id or transformers folder.")] = None,
-    revision: Annotated[str | None, model("--revision", help="Of the hub id.")] = None,
+    revision: Annotated[str | None, model("--revision", help="Revision of the hub id.")] = None,
     threshold: Annotated[
         float | None, method("--threshold", help="Least score of an object, 0 to 1.")
     ] = None,
@@ -281,11 +286,14 @@ def train(
         Path | None, model("--support", help="The support set's file, where it has moved.")
     ] = None,
     use_objects: Annotated[
-        bool | None, method("--with-objects/--no-objects", help="Attend to object names.")
+        bool | None,
+        method("--with-objects/--no-objects", help="Attend to object names.", metavar=""),
     ] = None,
     use_projection: Annotated[
         bool | None,
-        method("--with-projection/--no-projection", help="Condition on projected features."),
+        method(
+            "--with-projection/--no-projection", help="Condition on projected features.", metavar=""
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None, method("--tokenizer", help="clip, or bpe:SIZE trained on the corpus.")
@@ -365,7 +373,7 @@ def caption(
         str | None, model("--detector", help="Where the captioner's detector is now.")
     ] = None,
     recursive: Annotated[
-        bool, model("--recursive", "-r", help="Look into subfolders, too.")
+        bool, model("--recursive", "-r", help="Look into subfolders, too.", metavar="")
     ] = False,
     beam: Annotated[int | None, method("--beam", help="Beam; 1 is greedy search.")] = None,
     max_length: Annotated[int | None, method("--max-length", help="Most tokens.")] = None,
@@ -429,7 +437,12 @@ def evaluate(
     workspace: Workspace = WORKSPACE,
     split: Annotated[str | None, model("--split", help="Split of the references.")] = None,
     metrics: Annotated[
-        str, model("--metrics", help="Comma-separated; SPICE needs its CoreNLP jars.")
+        str,
+        model(
+            "--metrics",
+            help="Comma-separated, or all; SPICE needs its CoreNLP jars.",
+            show_default="all but SPICE",
+        ),
     ] = "BLEU-1,BLEU-2,BLEU-3,BLEU-4,METEOR,ROUGE-L,CIDEr",
     format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
     _preset_name: NoPreset = None,

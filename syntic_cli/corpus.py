@@ -325,7 +325,7 @@ def _field(record: object, fields: tuple[str, ...], where: tuple[str, str, int])
     if not isinstance(record, dict):
         raise SynticError(
             f"{_place(where)}: a bare {type(record).__name__} where an object with"
-            f" `{' or '.join(fields)}` is expected"
+            f" `{'` or `'.join(fields)}` is expected"
         )
     for field in fields:
         value = record.get(field, record)
@@ -339,7 +339,7 @@ def _field(record: object, fields: tuple[str, ...], where: tuple[str, str, int])
             )
     hint = "omit --split" if fields == ("split",) else "name the text's field by --text-field"
     raise SynticError(
-        f"{_place(where)}: no field `{' or '.join(fields)}`; there are: {_some(record)}; {hint}"
+        f"{_place(where)}: no field `{'` or `'.join(fields)}`; there are: {_some(record)}; {hint}"
     )
 
 

@@ -83,13 +83,16 @@ Compile = Annotated[
     common(
         "--compile/--no-compile",
         help="Compile the model; by default on CUDA where the corpus is long enough.",
+        metavar="",
     ),
 ]
 Output = Annotated[Path | None, common("--output", "-o", help="Write the artifact here.")]
-Force = Annotated[bool, common("--force", help="Make the artifact again.")]
-Retry = Annotated[bool, common("--retry-failed", help="Run only the rows that failed.")]
+Force = Annotated[bool, common("--force", help="Make the artifact again.", metavar="")]
+Retry = Annotated[bool, common("--retry-failed", help="Run only the rows that failed.", metavar="")]
 ShardSize = Annotated[int, common("--shard-size", help="Items committed at a time.", min=1)]
-Quiet = Annotated[bool, common("--quiet", "-q", help="Print results, warnings and errors only.")]
+Quiet = Annotated[
+    bool, common("--quiet", "-q", help="Print results, warnings and errors only.", metavar="")
+]
 
 # Accepted where they have no bearing, so that a script can hand the same options to every stage.
 NoPreset = Annotated[str | None, typer.Option("--preset", hidden=True)]

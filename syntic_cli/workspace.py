@@ -100,9 +100,14 @@ def remembered_preset(workspace: Path) -> str | None:
         raise SynticError(f"{path}: not readable; delete it and give --preset") from error
 
 
+def begun(workspace: Path) -> bool:
+    """Whether a stage has written to the workspace: an artifact, or a part of one."""
+    return any(workspace.glob("*.h5*"))
+
+
 def remember_preset(workspace: Path, preset: str) -> None:
-    """Set the workspace's preset, unless an earlier stage has."""
-    if remembered_preset(workspace) is None:
+    """Set the workspace's preset, unless a stage that wrote something has."""
+    if remembered_preset(workspace) is None or not begun(workspace):
         with atomic_path(workspace / SETTINGS) as temporary:
             temporary.write_text(json.dumps({"preset": preset}) + "\n", encoding="utf-8")
 

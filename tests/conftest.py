@@ -22,7 +22,10 @@ from tests import micro
 # The models are so small that threads would only wait for each other.
 torch.set_num_threads(1)
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+# Photos, captions and published results that are no part of the project.
+DATA = Path(
+    os.environ.get("SYNTIC_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+)
 
 CAPTIONS = [
     f"{who} {what} {where}"

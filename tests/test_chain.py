@@ -20,7 +20,7 @@ from syntic_cli import Captioner
 from syntic_cli.artifacts import Artifact
 from syntic_cli.stages.synthesize import item_seed
 
-from .conftest import CAPTIONS, SHARED, RunCli
+from .conftest import CAPTIONS, DATA, RunCli
 
 
 def datasets(path: Path) -> dict[str, Any]:
@@ -263,6 +263,20 @@ def test_a_compiled_training_stores_what_a_plain_one_does(
     assert_same(output, finished / "captioner.h5")
 
 
+def test_a_first_command_that_fails_binds_the_workspace_to_nothing(
+    run_cli: RunCli, micro_preset: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    here = ["-w", tmp_path / "run", "-q"]
+    assert run_cli("encode", *here).exit_code == 2
+    result = run_cli("synthesize", corpus_file, "--preset", micro_preset, *here)
+    assert result.exit_code == 0, result.stderr
+    remembered = json.loads((tmp_path / "run" / "workspace.json").read_text())["preset"]
+    assert Path(remembered) == micro_preset
+    # From now on the workspace has an artifact of that preset, and keeps to it.
+    assert run_cli("encode", "--preset", "tiny", *here).exit_code == 0
+    assert json.loads((tmp_path / "run" / "workspace.json").read_text())["preset"] == remembered
+
+
 @pytest.mark.skipif("not __import__('torch').cuda.is_available()", reason="needs a CUDA device")
 def test_the_chain_on_cuda(
     run_cli: RunCli,
@@ -445,7 +459,7 @@ class TestEvaluate:
     def test_published_captions_get_their_published_scores(
         self, run_cli: RunCli, tmp_path: Path
     ) -> None:
-        folder = SHARED / "published_captions"
+        folder = DATA / "published_captions"
         if not folder.exists():
             pytest.skip(f"{folder} is not here")
         published = json.loads((folder / "published_scores.json").read_text())

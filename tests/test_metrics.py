@@ -27,7 +27,9 @@ from syntic_cli.metrics.meteor import Meteor
 from syntic_cli.metrics.references import load_candidates, load_references, match
 from syntic_cli.metrics.tokenizer import one_line, tokenize
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "published_captions"
+from .conftest import DATA
+
+PUBLISHED = DATA / "published_captions"
 CHEAP = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
 BREAKS = [chr(c) for c in range(0x3000) if len(f"a{chr(c)}b".splitlines()) > 1] + ["\0", "\r\n"]
 

@@ -89,11 +89,23 @@ def loading(kind: str, name: str) -> Iterator[None]:
             raise
         # The libraries raise dozens of types, their hub client's among them.
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SynticError(
-                f"{kind} {name}: cannot be loaded ({reason[:300]}); check the name, or, without a "
-                "network, that its files are in the local cache or give a local folder"
+                f"{kind} {name}: cannot be loaded ({_reason(error)}); check the name, or, without "
+                "a network, that its files are in the local cache or give a local folder"
             ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong; where a file is not at hand, that, and not the hub
+    client's advice to programmers."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled):
+            return "not in the local cache, and the hub is out of reach"
+        cause = cause.__cause__ or cause.__context__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @contextmanager
@@ -105,7 +117,7 @@ def quiet_libraries() -> Iterator[None]:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger().setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

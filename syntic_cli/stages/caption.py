@@ -13,7 +13,7 @@ from .. import console
 from ..artifacts import Artifact, Input, Recipe
 from ..errors import SynticError
 from ..settings import CaptionSettings, Run
-from ..workspace import FILES, as_input, find_input
+from ..workspace import FILES, as_input, begun, find_input
 from .captioner import SHIPPED, Caption, Captioner, named_objects
 from .rows import keep_earlier, making, map_rows, report_failures
 
@@ -99,7 +99,7 @@ def caption_and_read(
     Where there is no workspace and no output is named, as with photos to be captioned by the way,
     nothing is left on the disk.
     """
-    if output is not None or workspace.exists():
+    if output is not None or begun(workspace):
         return read_captions(caption(photos, workspace, settings, run, output=output, **models))
     with tempfile.TemporaryDirectory(prefix="syntic-") as folder:
         target = Path(folder) / FILES[STAGE]

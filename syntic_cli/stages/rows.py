@@ -311,5 +311,5 @@ def report_failures(stage: str, errors: Sequence[str], unit: str) -> None:
     if reasons:
         console.warn(
             f"{stage}: {len(reasons)} of {len(errors)} {unit} failed, the first because: "
-            f"{reasons[0]}; `syntic {stage} --retry-failed` runs them again"
+            f"{reasons[0]}; in a workspace the same command with --retry-failed runs them again"
         )
