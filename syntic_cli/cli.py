@@ -154,6 +154,7 @@ def encode(
     pretrained: Annotated[
         str | None, model("--pretrained", help="Pretrained tag of an open_clip name.")
     ] = None,
+    compiled: Compile = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     _seed: NoSeed = 0,
@@ -175,7 +176,7 @@ def encode(
         revision=None if model is None else "",
     )
     run = Run(device, dtype, batch_size, shard_size, force, retry_failed, quiet)
-    stage(workspace, settings, run, synthetic=synthetic, output=output)
+    stage(workspace, settings, run, compiled=compiled, synthetic=synthetic, output=output)
 
 
 @app.command(rich_help_panel="Stages", epilog="Example: syntic optimize --epochs 50 --force")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -261,6 +262,18 @@ def test_a_compiled_training_stores_what_a_plain_one_does(
     result = run_cli("train", "--compile", "-w", finished, "-o", output)
     assert result.exit_code == 0, result.stderr
     assert_same(output, finished / "captioner.h5")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_a_compiled_encoding_gives_the_features_of_a_plain_one(
+    run_cli: RunCli, finished: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "features.h5"
+    result = run_cli("encode", "--compile", "-w", finished, "-o", output, "-q")
+    assert result.exit_code == 0, result.stderr
+    with Artifact(output) as found, Artifact(finished / "features.h5") as wanted:
+        for column in ("image_features", "text_features"):
+            np.testing.assert_allclose(found.numbers(column), wanted.numbers(column), atol=1e-5)
 
 
 def test_a_first_command_that_fails_binds_the_workspace_to_nothing(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 STAGE = "encode"
 # On a CPU small batches are twice as fast: their activations stay in the cache.
 BATCH_SIZE = {"cpu": 4, "cuda": 512, "mps": 64}
+# Batches from which on a minute of compiling is repaid.
+BATCHES_WORTH_COMPILING = 1_000
 
 
 def encode(
@@ -32,6 +34,7 @@ def encode(
     settings: EncodeSettings,
     run: Run | None = None,
     *,
+    compiled: bool | None = None,
     synthetic: Path | None = None,
     output: Path | None = None,
 ) -> Path:
@@ -41,6 +44,7 @@ def encode(
         workspace: the folder of the run.
         settings: the dual encoder.
         run: how the stage runs.
+        compiled: whether to compile the image tower; by default on CUDA, where it is repaid.
         synthetic: the images, if not the workspace's own.
         output: the artifact, if not the workspace's own.
 
@@ -63,21 +67,31 @@ def encode(
             {**pairs.recipe.models, "clip": {**asdict(settings), "identity": name}},
             pairs.fingerprint,
         )
-        _make(path, recipe, pairs, settings, run)
+        _make(path, recipe, pairs, settings, run, compiled)
     with Artifact(path) as made:
         report_failures(STAGE, made.texts("error"), "pairs")
     return path
 
 
-def _make(path: Path, recipe: Recipe, pairs: Artifact, settings: EncodeSettings, run: Run) -> None:
+def _make(
+    path: Path,
+    recipe: Recipe,
+    pairs: Artifact,
+    settings: EncodeSettings,
+    run: Run,
+    compiled: bool | None,
+) -> None:
     with making(path, recipe, run) as making_output:
         if making_output is None:
             return
         from ..models.clip import load_clip
-        from ..models.loading import find_device, find_dtype
+        from ..models.loading import find_device, find_dtype, worth_compiling
 
         device = find_device(run.device)
         model = load_clip(settings, device, find_dtype(run.dtype, device))
+        batch_size = run.batch_size or BATCH_SIZE[device.type]
+        if worth_compiling(compiled, device, pairs.rows // batch_size, BATCHES_WORTH_COMPILING):
+            model.compile()
         making_output.begin()
         map_rows(
             making_output,
@@ -85,7 +99,7 @@ def _make(path: Path, recipe: Recipe, pairs: Artifact, settings: EncodeSettings,
             _mapper(model, pairs),
             title=STAGE,
             unit="pairs",
-            batch_size=run.batch_size or BATCH_SIZE[device.type],
+            batch_size=batch_size,
             run=run,
         )
         making_output.finish()
