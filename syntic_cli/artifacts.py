@@ -89,7 +89,10 @@ COLUMNS: dict[str, dict[str, Column]] = {
 
 @dataclass(frozen=True)
 class Input:
-    """An artifact or file that another artifact was made from."""
+    """An artifact or file that another artifact was made from.
+
+    fingerprint is the artifact's `state`, or the sha256 of the file.
+    """
 
     stage: str
     fingerprint: str
@@ -223,6 +226,18 @@ class Artifact:
         except (KeyError, TypeError, ValueError) as error:
             raise SynticError(f"{self.path}: its header is damaged; make it again") from error
         self._check_rows(columns)
+
+    @property
+    def state(self) -> str:
+        """What an artifact made from this one records of it.
+
+        The fingerprint, in which a retry that recovers failed rows changes nothing; so where rows
+        have failed, how many is part of it.
+        """
+        failed = int(self.attributes.get("failed", 0))
+        if not failed:
+            return self.fingerprint
+        return hashlib.sha256(f"{self.fingerprint} {failed} failed".encode()).hexdigest()
 
     def _check_rows(self, columns: Mapping[str, Column]) -> None:
         lengths: dict[str, int] = {}

@@ -503,7 +503,9 @@ def main() -> None:
         console.error(str(error))
         raise SystemExit(2) from None
     except Interrupted as interrupted:
-        console.note("stopped; run the same command again to go on")
+        kept = "run the same command again to go on"
+        lost = "nothing is kept without a workspace, --output FILE keeps what is done"
+        console.note(f"stopped; {kept if interrupted.kept else lost}")
         raise SystemExit(128 + interrupted.signal_number) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

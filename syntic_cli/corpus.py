@@ -18,7 +18,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from .errors import SynticError
+from .errors import SynticError, shown
 
 # The field that holds the text where none is named: the first of these that a record has.
 TEXT_FIELDS = ("caption", "text", "sentence", "raw")
@@ -117,7 +117,7 @@ def read_corpus(
             the file, the line where there is one, and what to do.
     """
     _check_options(encoding, max_words, sample)
-    name = "standard input" if str(source) == "-" else _shown(source)
+    name = "standard input" if str(source) == "-" else shown(source)
     splits = None if split is None else frozenset(part.strip() for part in split.split(","))
     wanted = _Wanted(name, TEXT_FIELDS if text_field is None else (text_field,), splits)
     with _opened(source, name, encoding) as stream:
@@ -139,7 +139,7 @@ def _check_options(encoding: str, max_words: int | None, sample: float | None) -
     try:
         "".encode(encoding)
     except (LookupError, ValueError) as error:
-        raise SynticError(f"--encoding {_shown(encoding)}: no such text encoding") from error
+        raise SynticError(f"--encoding {shown(encoding)}: no such text encoding") from error
     if max_words is not None and max_words < 1:
         raise SynticError(f"--max-words {max_words}: give a number of at least 1")
     if sample is not None and not 0 < sample <= 1:
@@ -163,7 +163,7 @@ def _opened(source: str | Path, name: str, encoding: str) -> IO[bytes]:
                 return io.BytesIO(stream.read())
         return stream
     except FileNotFoundError as error:
-        link = f" (a link to {_shown(path.readlink())})" if path.is_symlink() else ""
+        link = f" (a link to {shown(path.readlink())})" if path.is_symlink() else ""
         raise SynticError(f"{name}{link}: no such file; check the name") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL within the name
         reason = getattr(error, "strerror", None) or error
@@ -178,7 +178,7 @@ def _kind(source: str | Path, stream: IO[bytes], name: str, encoding: str) -> st
     if kind is None and suffix:
         known = ", ".join(_SUFFIXES)
         raise SynticError(
-            f"{name}: syntic reads no {_shown(suffix)} corpus, but {known} (also with .gz), or"
+            f"{name}: syntic reads no {shown(suffix)} corpus, but {known} (also with .gz), or"
             " plain text by `-`; convert or rename it"
         )
     head = stream.read(8192)
@@ -410,11 +410,5 @@ def _undecodable(stream: IO[bytes], name: str, encoding: str, error: UnicodeErro
 
 def _some(names: Iterable[str]) -> str:
     """A few names on one line."""
-    shown = sorted(_shown(name)[:40] for name in names)
-    return ", ".join(shown[:12]) + (", ..." if len(shown) > 12 else "")
-
-
-def _shown(name: str | Path) -> str:
-    """A name as it can stand in one line: line breaks and other unprintable characters escaped."""
-    text = str(name)
-    return text if text.isprintable() else repr(text)
+    found = sorted(shown(name)[:40] for name in names)
+    return ", ".join(found[:12]) + (", ..." if len(found) > 12 else "")

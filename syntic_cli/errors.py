@@ -15,8 +15,14 @@ class SynticError(Exception):
 
 
 class Interrupted(Exception):
-    """A stage was asked to stop (SIGINT, SIGTERM) and has committed the work in hand."""
+    """A stage was asked to stop (SIGINT, SIGTERM); `kept`: it has committed the work in hand."""
 
-    def __init__(self, signal_number: int) -> None:
+    def __init__(self, signal_number: int, *, kept: bool = True) -> None:
         super().__init__(f"stopped by signal {signal_number}")
-        self.signal_number = signal_number
+        self.signal_number, self.kept = signal_number, kept
+
+
+def shown(name: object) -> str:
+    """A name as it can stand in one line: line breaks and other unprintable characters escaped."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)

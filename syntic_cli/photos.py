@@ -14,7 +14,7 @@ from typing import IO, Any, TextIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from .errors import SynticError
+from .errors import SynticError, shown
 
 # A photo beyond either limit is refused before a pixel of it is decoded: a file of a few kilobytes
 # can declare enough pixels to fill the memory. Pillow refuses from the same number of pixels on.
@@ -112,12 +112,12 @@ def load_photo(path: str | Path, *, at_least: int | None = None) -> Image.Image:
     try:
         mode = Path(path).stat().st_mode
         if stat.S_ISDIR(mode):
-            raise SynticError(f"{_shown(path)} is a folder, not an image: name the files in it")
+            raise SynticError(f"{shown(path)} is a folder, not an image: name the files in it")
         if not stat.S_ISREG(mode):
             # A pipe with no writer would be waited for without end.
-            raise SynticError(f"{_shown(path)} is not a regular file: save the image to a file")
+            raise SynticError(f"{shown(path)} is not a regular file: save the image to a file")
         with Path(path).open("rb") as stream:
-            return _decode(stream, _shown(path), at_least)
+            return _decode(stream, shown(path), at_least)
     except (OSError, ValueError) as error:  # ValueError: a NUL within the name
         raise SynticError(_unreadable(path, error)) from error
 
@@ -136,7 +136,7 @@ def decode_image(data: bytes, name: str, at_least: int | None = None) -> Image.I
     Raises:
         SynticError: the bytes are no image, are damaged, or declare too large an image.
     """
-    return _decode(io.BytesIO(data), _shown(name), at_least)
+    return _decode(io.BytesIO(data), shown(name), at_least)
 
 
 def _listed(stdin: TextIO) -> list[str]:
@@ -163,7 +163,7 @@ def _in_folder(folder: Path, recursive: bool) -> list[Path]:
     photos = list(_images_under(folder, recursive))
     if not photos:
         hint = "name another folder" if recursive else "--recursive also reads its subfolders"
-        raise SynticError(f"{_shown(folder)} holds no image file (.jpg, .png, .webp, ...): {hint}")
+        raise SynticError(f"{shown(folder)} holds no image file (.jpg, .png, .webp, ...): {hint}")
     return photos
 
 
@@ -271,18 +271,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def _unreadable(path: str | Path, error: Exception | None = None) -> str:
     """One line on why a file could not be opened (by default: it is not there)."""
-    name = _shown(path)
+    name = shown(path)
     if os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114
-        return f"{name} is a link to {_shown(os.readlink(path))}, which is not there: remake it"  # noqa: PTH115
+        return f"{name} is a link to {shown(os.readlink(path))}, which is not there: remake it"  # noqa: PTH115
     if error is None or isinstance(error, FileNotFoundError):
         return f"{name}: no such file; check the name"
     if isinstance(error, PermissionError):
         return f"{name} may not be read (permission denied): change its permissions"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"{name} cannot be read ({reason}): check the name and the disk"
-
-
-def _shown(name: str | Path) -> str:
-    """A name as it can stand in one line: line breaks and other unprintable characters escaped."""
-    text = str(name)
-    return text if text.isprintable() else repr(text)

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -65,7 +65,7 @@ def refuse_stale(artifact: Artifact) -> None:
         if given.stage not in FILES or not path.exists():
             continue
         with Artifact(path) as ancestor:
-            if ancestor.fingerprint != given.fingerprint:
+            if ancestor.state != given.fingerprint:
                 raise SynticError(
                     f"{artifact.path}: stale, it was made from an earlier {given.file}; "
                     f"run `syntic {artifact.stage} --force` again"
@@ -76,7 +76,7 @@ def refuse_stale(artifact: Artifact) -> None:
 def as_input(path: Path, beside: Path) -> Input:
     """How an artifact at `path` is recorded in an output that lies at `beside`."""
     with Artifact(path) as artifact:
-        return Input(artifact.stage, artifact.fingerprint, relative_name(path, beside))
+        return Input(artifact.stage, artifact.state, relative_name(path, beside))
 
 
 def relative_name(path: Path, beside: Path) -> str:
@@ -131,7 +131,8 @@ def locked(workspace: Path) -> Iterator[None]:
         raise SynticError(f"{workspace}: cannot be written ({error.strerror})") from error
     owner = workspace / OWNER
     try:
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}: {_command()}")
+        with suppress(OSError):  # it is for a person to read, and the disk may be full
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}: {_command()}")
         yield
     finally:
         owner.unlink(missing_ok=True)

@@ -106,6 +106,8 @@ def write_header(file: h5py.File, recipe: Recipe, attributes: Mapping[str, Any])
     file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     for name, value in attributes.items():
         file.attrs[name] = value
+    if "error" in file:
+        file.attrs["failed"] = sum(map(bool, file["error"][:]))
     file.attrs["complete"] = True
     file.attrs[CHECKSUM] = header_checksum(dict(file.attrs))
 

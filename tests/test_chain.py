@@ -250,6 +250,14 @@ class TestVariants:
             assert np.flatnonzero(~artifact.numbers("valid")).tolist() == [3]
 
 
+def test_a_training_that_diverges_says_so(run_cli: RunCli, finished: Path, tmp_path: Path) -> None:
+    output = tmp_path / "captioner.h5"
+    result = run_cli("train", "--lr", 1e30, "-w", finished, "-o", output)
+    assert result.exit_code == 2
+    assert "no longer finite" in result.stderr
+    assert not output.exists()
+
+
 def test_a_compiled_training_stores_what_a_plain_one_does(
     run_cli: RunCli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +296,40 @@ def test_a_first_command_that_fails_binds_the_workspace_to_nothing(
     # From now on the workspace has an artifact of that preset, and keeps to it.
     assert run_cli("encode", "--preset", "tiny", *here).exit_code == 0
     assert json.loads((tmp_path / "run" / "workspace.json").read_text())["preset"] == remembered
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(
+                "not __import__('torch').cuda.is_available()", reason="needs a CUDA device"
+            ),
+        ),
+    ],
+)
+def test_every_stage_computes_on_any_device_what_the_chain_did(
+    run_cli: RunCli, finished: Path, photos: list[Path], tmp_path: Path, device: str
+) -> None:
+    """Each stage by itself, on the inputs that the finished chain has; other batches, float32."""
+    for command, file in (
+        (["encode", "--batch-size", 5], "features.h5"),
+        (["detect", "--batch-size", 5], "objects.h5"),
+        (["optimize"], "optimized.h5"),
+        (["project"], "projected.h5"),
+        (["caption", *photos, "--batch-size", 2], "captions.h5"),
+    ):
+        output = tmp_path / file
+        result = run_cli(
+            *command, "-w", finished, "-o", output, "--device", device, "--dtype", "float32"
+        )
+        assert result.exit_code == 0, result.stderr
+        found, wanted = datasets(output), datasets(finished / file)
+        assert found.keys() == wanted.keys()
+        for name in (n for n in wanted if np.asarray(wanted[n]).dtype.kind == "f"):
+            np.testing.assert_allclose(found[name], wanted[name], atol=2e-3, err_msg=name)
 
 
 @pytest.mark.skipif("not __import__('torch').cuda.is_available()", reason="needs a CUDA device")

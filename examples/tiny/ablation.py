@@ -1,16 +1,20 @@
 """Trains every variant of the method, and its relatives, on the same features, and scores them.
 
 `corpus` prints the texts: captions of half B of Flickr8k's training photos. `run` reads what
-`syntic synthesize`, `encode` and `detect` made of them with models that never saw half B, trains a
-decoder for each variant and seed, captions the dev photos, and prints and saves the table. A run
-that was ended goes on where it was.
+`syntic synthesize`, `encode` and `detect` made of them, trains a decoder for each variant and seed,
+captions the dev photos, and prints and saves the table. A run that was ended goes on where it was.
+
+The dual encoder has not been trained on half B's pairs (its text tower was distilled on all
+training captions, as texts); the text-to-image model and the detector have seen photos of half B.
 """
 
 import argparse
+import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +44,7 @@ from syntic_cli.settings import (
     OptimizeSettings,
     ProjectSettings,
     TrainSettings,
+    identity,
     load_preset,
     resolve,
 )
@@ -50,6 +55,17 @@ LONGEST = 30
 CAPDEC_VARIANCE, CLOSE_DEVIATION = 0.016, 0.08  # as published, for CLIP's spaces
 
 Labels = tuple[Tensor, Tensor]  # all rows' labels, and where each row's begin
+
+
+def digest(*settings: Any, artifacts: Sequence[Path] = ()) -> str:
+    """Names what was computed with these settings, the models they name, and these artifacts."""
+    content: list[Any] = []
+    for part in settings:
+        content += [asdict(part), identity(part.model) if hasattr(part, "model") else ""]
+    for path in artifacts:
+        with Artifact(path) as artifact:
+            content.append(artifact.state)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def texts_of_half_b(data: Path, per_photo: int) -> tuple[list[Photo], list[str]]:
@@ -223,7 +239,8 @@ def read_texts(workspace: Path, data: Path, per_photo: int, clip: EncodeSettings
         labels = tuple(torch.from_numpy(artifact.numbers(name)) for name in ("label", "offsets"))
         vocabulary = artifact.texts("vocabulary")
     model = load_clip(clip, torch.device("cpu"), torch.float32)
-    real = photo_features([photo.path for photo in photos], clip, workspace / "half_b.pt")
+    target = workspace / f"half_b-{digest(clip)}.pt"
+    real = photo_features([photo.path for photo in photos], clip, target)
     return Texts(
         captions,
         synthetic,
@@ -241,8 +258,8 @@ def read_photos(
     photos = flickr8k(data, "dev")
     paths = [photo.path for photo in photos]
     return RealPhotos(
-        photo_features(paths, clip, workspace / "dev.pt"),
-        photo_labels(paths, detector, workspace / "dev_objects.pt"),
+        photo_features(paths, clip, workspace / f"dev-{digest(clip)}.pt"),
+        photo_labels(paths, detector, workspace / f"dev_objects-{digest(detector)}.pt"),
         [photo.captions for photo in photos],
     )
 
@@ -308,8 +325,11 @@ def open_bench(args: argparse.Namespace) -> Bench:
 def run(args: argparse.Namespace) -> None:
     """All variants for every seed, seed by seed, so that an early end leaves whole rows."""
     bench, refine_by = open_bench(args), resolve(OptimizeSettings, load_preset("tiny"))
-    size = bench.settings.batch_size
-    saved = args.workspace / f"ablation-{bench.settings.epochs}-epochs-of-{size}.json"
+    made = [args.workspace / name for name in ("features.h5", "objects.h5")]
+    name = digest(
+        refine_by, bench.settings, resolve(ProjectSettings, load_preset("tiny")), artifacts=made
+    )
+    saved = args.workspace / f"ablation-{name}.json"
     results: dict[str, list[dict[str, float]]] = {}
     if saved.exists():
         results = json.loads(saved.read_text())

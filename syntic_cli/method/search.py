@@ -64,6 +64,8 @@ def beam_search(
     Returns:
         Tokens, (N, max_length), filled up with `end`; log-probabilities, (N,), in nats.
     """
+    if beam == 1:
+        return greedy(decoder, prefix, end=end, max_length=max_length)
     n = len(prefix)
     logits, cache = decoder.start(prefix)
     beam = min(beam, logits.shape[-1])

@@ -64,15 +64,18 @@ def find_dtype(name: str, device: torch.device) -> torch.dtype:
         SynticError: where there is no such dtype.
     """
     if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
     if name not in DTYPES:
         raise SynticError(f"--dtype {name}: give auto, {', '.join(DTYPES)}")
     return DTYPES[name]
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16, which torch emulates on older ones."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from typing import Any
 
 from .. import console
 from ..artifacts import Artifact, Input, Recipe
-from ..errors import SynticError
+from ..errors import Interrupted, SynticError
 from ..settings import CaptionSettings, Run
 from ..workspace import FILES, as_input, begun, find_input
 from .captioner import SHIPPED, Caption, Captioner, named_objects
-from .rows import keep_earlier, making, map_rows, report_failures
+from .rows import making, map_rows, report_failures
 
 STAGE = "caption"
 BATCH_SIZE = {"cpu": 32, "cuda": 128, "mps": 32}
@@ -55,9 +55,9 @@ def caption(
     path = output or Path(workspace) / FILES[STAGE]
     source = find_captioner(Path(workspace), captioner, quiet=run.quiet)
     recipe = _recipe(photos, source, path, settings, run, support, (clip, detector))
-    if output is None and not run.force:
-        keep_earlier(path, recipe, _of_other_photos, run)
-    with making(path, recipe, run) as making_output:
+    # A file that was named is not renamed for another.
+    unrelated = _of_other_photos if output is None else None
+    with making(path, recipe, run, unrelated=unrelated) as making_output:
         if making_output is None:
             return path
         model = Captioner.load(
@@ -103,7 +103,10 @@ def caption_and_read(
         return read_captions(caption(photos, workspace, settings, run, output=output, **models))
     with tempfile.TemporaryDirectory(prefix="syntic-") as folder:
         target = Path(folder) / FILES[STAGE]
-        return read_captions(caption(photos, workspace, settings, run, output=target, **models))
+        try:
+            return read_captions(caption(photos, workspace, settings, run, output=target, **models))
+        except Interrupted as interrupted:
+            raise Interrupted(interrupted.signal_number, kept=False) from None
 
 
 def _of_other_photos(earlier: Recipe, recipe: Recipe) -> bool:

@@ -277,18 +277,28 @@ def _model_settings(artifact: Artifact, clip: str | None, detector: str | None) 
     encode = EncodeSettings(**values)
     if clip is not None:
         encode = EncodeSettings(clip, encode.pretrained)
-    found = identity(encode.model, encode.revision, encode.pretrained)
-    if clip is None and found != trained_with:
-        raise SynticError(
-            f"{artifact.path}: was trained with CLIP model {trained_with}, but here is {found}; "
-            "train it again, or give --clip with the right one"
-        )
+    else:
+        found = identity(encode.model, encode.revision, encode.pretrained)
+        _refuse_another(artifact.path, "--clip", trained_with, found)
     detect = None
     if "detector" in named and artifact.recipe.settings.get("objects", True):
-        detect = DetectSettings(**named["detector"])
+        values = dict(named["detector"])
+        trained_with = values.pop("identity")
+        detect = DetectSettings(**values)
         if detector is not None:
             detect = DetectSettings(detector, None, detect.threshold, detect.max_objects)
+        else:
+            found = identity(detect.model, detect.revision)
+            _refuse_another(artifact.path, "--detector", trained_with, found)
     return _Models(encode, detect)
+
+
+def _refuse_another(path: Path, option: str, trained_with: str, found: str) -> None:
+    if found != trained_with:
+        raise SynticError(
+            f"{path}: was trained with {trained_with}, but here is {found}; "
+            f"train it again, or give {option} with the right one"
+        )
 
 
 def _load(

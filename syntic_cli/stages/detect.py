@@ -58,8 +58,11 @@ def detect(
     del chosen["revision"]
     chosen.update(run.chosen_dtype())
     with Artifact(source, "synthesize") as pairs:
-        inputs, models = {"synthetic": as_input(source, path)}, {"detector": asdict(settings)}
-        recipe = Recipe(STAGE, chosen, inputs, models, pairs.fingerprint)
+        inputs, models = (
+            {"synthetic": as_input(source, path)},
+            {"detector": {**asdict(settings), "identity": chosen["model"]}},
+        )
+        recipe = Recipe(STAGE, chosen, inputs, models, pairs.state)
         _make(path, recipe, pairs, settings, run)
     _report(path, run)
     return path

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STAGE = "encode"
 # On a CPU small batches are twice as fast: their activations stay in the cache.
-BATCH_SIZE = {"cpu": 4, "cuda": 512, "mps": 64}
+BATCH_SIZE = {"cpu": 4, "cuda": 256, "mps": 64}
 # Batches from which on a minute of compiling is repaid.
 BATCHES_WORTH_COMPILING = 1_000
 
@@ -65,7 +65,7 @@ def encode(
             {"model": name, **run.chosen_dtype()},
             {"synthetic": as_input(source, path)},
             {**pairs.recipe.models, "clip": {**asdict(settings), "identity": name}},
-            pairs.fingerprint,
+            pairs.state,
         )
         _make(path, recipe, pairs, settings, run, compiled)
     with Artifact(path) as made:

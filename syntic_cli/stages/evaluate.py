@@ -15,7 +15,7 @@ from ..metrics.references import load_candidates, load_references, match
 from ..settings import Run
 from ..workspace import FILES, as_input, find_input
 from .caption import read_captions
-from .rows import keep_earlier, making
+from .rows import making
 
 STAGE = "evaluate"
 DEFAULT_METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
@@ -66,9 +66,9 @@ def evaluate(
     candidates, given, left_out = _candidates(source, path)
     inputs = {"captions": given, "references": _file_input("references", references)}
     recipe = Recipe(STAGE, {"metrics": list(metrics), "split": split}, inputs)
-    if output is None and not run.force:
-        keep_earlier(path, recipe, _of_other_files, run)
-    with making(path, recipe, run) as making_output:
+    # A file that was named is not renamed for another.
+    unrelated = _of_other_files if output is None else None
+    with making(path, recipe, run, unrelated=unrelated) as making_output:
         if making_output is not None:
             matched = match(candidates, load_references(references, split))
             if not matched.ids:

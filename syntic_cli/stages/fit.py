@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import console
+from ..errors import SynticError
 from ..method.decoder import Decoder
 from ..method.training import (
     Pairs,
@@ -120,6 +122,10 @@ class Fit:
         if len(self._held_out):
             held_out = held_out_loss(
                 self._decoder, self._pairs, self._held_out, self._settings.batch_size
+            )
+        if not math.isfinite(held_out):
+            raise SynticError(
+                f"{STAGE}: the loss is no longer finite; give a smaller --lr and --force"
             )
         self.curves.append((loss, held_out))
         self._epoch_loss.zero_()

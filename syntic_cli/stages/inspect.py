@@ -85,7 +85,7 @@ def _ancestor(role: str, given: Input, folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {**found, "state": "not here"}
     with Artifact(path) as ancestor:
-        state = "" if ancestor.fingerprint == given.fingerprint else "made anew since: stale"
+        state = "" if ancestor.state == given.fingerprint else "made anew since: stale"
         return {**found, "state": state, "lineage": lineage(ancestor)}
 
 

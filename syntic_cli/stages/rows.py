@@ -30,13 +30,28 @@ COMMITS_BEHIND = 2
 
 
 @contextmanager
-def making(path: Path, recipe: Recipe, run: Run) -> Iterator[Output | None]:
+def making(
+    path: Path,
+    recipe: Recipe,
+    run: Run,
+    *,
+    unrelated: Callable[[Recipe, Recipe], bool] | None = None,
+) -> Iterator[Output | None]:
     """The output of a stage, with its folder locked; None where it is up to date already.
+
+    Args:
+        path: the artifact.
+        recipe: what it is made from.
+        run: how the stage runs.
+        unrelated: whether the recipe of an artifact that is there has nothing to do with the new
+            one, so that it is kept under another name.
 
     Raises:
         SynticError: where an artifact of another recipe is in the way, or the folder is in use.
     """
     with locked(path.parent):
+        if unrelated and path.exists() and not run.force:
+            _keep_earlier(path, recipe, unrelated, run)
         output = Output(path, recipe, force=run.force, retry_failed=run.retry_failed)
         if output.up_to_date:
             failed = f"; {output.failed} rows failed (--retry-failed runs them again)"
@@ -47,19 +62,10 @@ def making(path: Path, recipe: Recipe, run: Run) -> Iterator[Output | None]:
         yield output
 
 
-def keep_earlier(
+def _keep_earlier(
     path: Path, recipe: Recipe, unrelated: Callable[[Recipe, Recipe], bool], run: Run
 ) -> None:
-    """Rename an artifact of other photos or captions, which a new command must not cost.
-
-    Args:
-        path: the artifact.
-        recipe: what is to be made now.
-        unrelated: whether the recipe of the one that is there has nothing to do with it.
-        run: how the stage runs.
-    """
-    if not path.exists():
-        return
+    """Rename an artifact of other photos or captions, which a new command must not cost."""
     with Artifact(path, recipe.stage) as earlier:
         if not unrelated(earlier.recipe, recipe):
             return

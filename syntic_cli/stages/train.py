@@ -119,7 +119,7 @@ def _find_support(projected: Path, given: Path | None) -> Path:
             "give --support FILE"
         )
     with Artifact(path, "optimize", "encode") as support:
-        if support.fingerprint != recorded.fingerprint:
+        if support.state != recorded.fingerprint:
             raise SynticError(
                 f"{path}: not the support set that {projected.name} was made with; "
                 "run `syntic project --force` again, or give --support FILE"
