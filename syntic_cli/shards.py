@@ -164,7 +164,7 @@ class Output:
         with h5py.File(memory, "w", libver=HDF5_VERSION) as file:
             rows = 0
             for name, values in columns.items():
-                append_rows(file, name, schema[name].kind, values)
+                append_rows(file, name, schema[name].kind, values, total=len(values))
                 rows = len(values) if schema[name].axis == "item" else rows
             write_header(file, self.recipe, {})
         name = f"{start:010d}-{start + rows:010d}.h5"
@@ -218,30 +218,33 @@ class Output:
                 with h5py.File(temporary, "w", libver=HDF5_VERSION) as file:
                     self._merge(file)
                     for name, values in (columns or {}).items():
-                        append_rows(file, name, COLUMNS[self.recipe.stage][name].kind, values)
+                        kind = COLUMNS[self.recipe.stage][name].kind
+                        append_rows(file, name, kind, values, total=len(values))
                     write_groups(file, groups or {})
                     write_header(file, self.recipe, attributes or {})
         self._tidy_up()
 
     def _merge(self, file: h5py.File) -> None:
         schema = COLUMNS[self.recipe.stage]
-        objects = 0
+        pieces, objects = self.pieces(), 0
+        total = pieces[-1].stop
         if "offsets" in schema:
-            append_rows(file, "offsets", "number", np.zeros(1, np.int64))
-        for piece in self.pieces():
+            append_rows(file, "offsets", "number", np.zeros(1, np.int64), total=total + 1)
+        for piece in pieces:
             with self._shard(piece) as shard:
                 first = 0 if shard.path != self.path else piece.start
                 last = first + piece.stop - piece.start
                 for name, column in schema.items():
                     if column.axis == "item":
-                        append_rows(file, name, column.kind, shard.column(name, first, last))
+                        values = shard.column(name, first, last)
+                        append_rows(file, name, column.kind, values, total=total)
                 if "offsets" in schema:
                     ragged = shard.objects(first, last)
                     offsets = ragged.pop("offsets") + objects
                     objects = int(offsets[-1])
                     append_rows(file, "offsets", "number", offsets[1:])
-                    for name, values in ragged.items():
-                        append_rows(file, name, "number", values)
+                    for name, numbers in ragged.items():
+                        append_rows(file, name, "number", numbers)
 
 
 class _Shard(Artifact):

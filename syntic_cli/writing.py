@@ -112,28 +112,43 @@ def write_header(file: h5py.File, recipe: Recipe, attributes: Mapping[str, Any])
     file.attrs[CHECKSUM] = header_checksum(dict(file.attrs))
 
 
-def append_rows(file: h5py.File, name: str, kind: Kind, values: Values) -> None:
-    """Add rows to a dataset, which is made with the first of them; strings get a CRC-32 each."""
+def append_rows(
+    file: h5py.File, name: str, kind: Kind, values: Values, *, total: int | None = None
+) -> None:
+    """Add rows to a dataset, which is made with the first of them; strings get a CRC-32 each.
+
+    Args:
+        file: an open file.
+        name: of the dataset.
+        kind: what its rows hold.
+        values: the rows.
+        total: how many rows the dataset will have, where it is known; a chunk is no larger.
+    """
     if kind == "number":
-        _append(file, name, np.asarray(values))
+        _append(file, name, np.asarray(values), total)
         return
     data = [v.encode() if isinstance(v, str) else bytes(v) for v in values]
     rows = np.empty(len(data), dtype=object)
     for row, value in enumerate(data):
         rows[row] = value if kind == "text" else np.frombuffer(value, np.uint8)
-    _append(file, name, rows, h5py.string_dtype() if kind == "text" else h5py.vlen_dtype("u1"))
-    _append(file, f"crc32/{name}", np.fromiter(map(zlib.crc32, data), np.uint32, len(data)))
+    dtype = h5py.string_dtype() if kind == "text" else h5py.vlen_dtype("u1")
+    _append(file, name, rows, total, dtype)
+    crc = np.fromiter(map(zlib.crc32, data), np.uint32, len(data))
+    _append(file, f"crc32/{name}", crc, total)
 
 
-def _append(file: h5py.File, name: str, rows: np.ndarray, dtype: Any = None) -> None:
+def _append(
+    file: h5py.File, name: str, rows: np.ndarray, total: int | None, dtype: Any = None
+) -> None:
     if name not in file:
         row_bytes = 16 if dtype else max(1, rows.itemsize * int(np.prod(rows.shape[1:])))
+        chunk = CHUNK_BYTES // row_bytes
         file.create_dataset(
             name,
             shape=(0, *rows.shape[1:]),
             maxshape=(None, *rows.shape[1:]),
             dtype=dtype or rows.dtype,
-            chunks=(max(1, CHUNK_BYTES // row_bytes), *rows.shape[1:]),
+            chunks=(max(1, chunk if total is None else min(chunk, total)), *rows.shape[1:]),
             fletcher32=dtype is None,
         )
     dataset = file[name]
@@ -173,7 +188,7 @@ def write_artifact(
         reserve(temporary, size)
         with h5py.File(temporary, "w", libver=HDF5_VERSION) as file:
             for name, values in columns.items():
-                append_rows(file, name, schema[name].kind, values)
+                append_rows(file, name, schema[name].kind, values, total=len(values))
             write_groups(file, groups)
             write_header(file, recipe, attributes or {})
 
