@@ -311,6 +311,9 @@ def train(
     label_smoothing: Annotated[
         float | None, method("--label-smoothing", help="Share spread over all tokens.")
     ] = None,
+    noise: Annotated[
+        float | None, method("--noise", help="Deviation of noise on the prefix, as CapDec's.")
+    ] = None,
     validation: Annotated[
         float | None, method("--validation", help="Share of the pairs held out.")
     ] = None,
@@ -339,6 +342,7 @@ def train(
         lr=lr,
         batch_size=batch_size,
         label_smoothing=label_smoothing,
+        noise=noise,
         validation=validation,
     )
     stage(

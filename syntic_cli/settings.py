@@ -86,7 +86,8 @@ class ProjectSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Equations 5 and 6. warmup is in optimiser steps, max_length in tokens."""
+    """Equations 5 and 6. warmup is in optimiser steps, max_length in tokens; noise is the standard
+    deviation of Gaussian noise on the prefix in training, as CapDec's."""
 
     stage: ClassVar[str] = "train"
     tokenizer: str = "clip"
@@ -101,6 +102,7 @@ class TrainSettings:
     weight_decay: float = 0.01
     label_smoothing: float = 0.1
     max_length: int = 40
+    noise: float = 0.0
     validation: float = 0.02
     objects: bool = True
     projection: bool = True
@@ -223,7 +225,7 @@ def resolve(
 
 AT_LEAST_ONE = ("steps", "epochs", "batch_size", "layers", "heads", "width", "beam", "max_length")
 POSITIVE = ("temperature", "lr")
-SHARES = ("threshold", "dropout", "label_smoothing", "validation")
+SHARES = ("threshold", "dropout", "label_smoothing", "noise", "validation")
 
 
 def _check_ranges(settings: Any) -> None:

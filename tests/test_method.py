@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -353,6 +355,21 @@ class TestTraining:
             tokens += len(wanted)
         assert count == tokens
         assert float(found) == pytest.approx(total / tokens, rel=1e-4)
+
+    def test_noise_moves_the_prefix_by_as_much_as_it_says(self) -> None:
+        decoder, pairs, rows = make_decoder(dropout=0.0), make_pairs(6), torch.arange(6)
+        with torch.no_grad():
+            torch.manual_seed(3)
+            found, _ = caption_loss(decoder, pairs, rows, 0.1, noise=0.3)
+            torch.manual_seed(3)
+            moved = pairs.prefixes.numpy() + 0.3 * torch.randn(pairs.prefixes.shape).numpy()
+            moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+            wanted, _ = caption_loss(
+                decoder, replace(pairs, prefixes=torch.from_numpy(moved)), rows, 0.1
+            )
+            plain, _ = caption_loss(decoder, pairs, rows, 0.1)
+        assert float(found) == pytest.approx(float(wanted), abs=3e-6)
+        assert float(found) != pytest.approx(float(plain), abs=3e-5)
 
     def test_batches_of_any_shape_share_a_compilation(self) -> None:
         """Rows, tokens of the longest caption and tokens in all differ from batch to batch."""

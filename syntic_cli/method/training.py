@@ -104,6 +104,8 @@ def caption_loss(
     rows: Tensor,
     label_smoothing: float,
     token_loss: TokenLoss = token_loss,
+    *,
+    noise: float = 0.0,
 ) -> tuple[Tensor, int]:
     """The mean cross-entropy of the captions' tokens  (SynTIC, equation 6).
 
@@ -113,6 +115,7 @@ def caption_loss(
         rows: the batch, (B,), on the host.
         label_smoothing: share of the target spread over the vocabulary.
         token_loss: `token_loss`, or what it was compiled to.
+        noise: standard deviation of Gaussian noise on p, as CapDec's (Nukrai et al., 2022).
 
     Returns:
         The loss, a scalar, and the number of tokens it is the mean of.
@@ -120,7 +123,10 @@ def caption_loss(
     tokens, wanted, targets = pairs.batch_tokens(rows)
     tags, present = pairs.batch_tags(rows) if decoder.config.objects else (None, None)
     here = to_device(rows, pairs.prefixes.device)
-    prefix = decoder.embed_prefix(pairs.prefixes[here], pairs.images[here], tags, present)
+    features = pairs.prefixes[here]
+    if noise:
+        features = F.normalize(features + noise * torch.randn_like(features), dim=-1)
+    prefix = decoder.embed_prefix(features, pairs.images[here], tags, present)
     return token_loss(decoder, prefix, tokens, wanted, targets, label_smoothing), len(targets)
 
 
@@ -171,6 +177,7 @@ def training_step(
     label_smoothing: float,
     autocast: torch.dtype | None,
     token_loss: TokenLoss = token_loss,
+    noise: float = 0.0,
 ) -> tuple[Tensor, int]:
     """One step of the optimiser on one batch; returns what `caption_loss` does, detached.
 
@@ -180,7 +187,7 @@ def training_step(
         group["lr"] = lr
     device = pairs.prefixes.device.type
     with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
-        loss, tokens = caption_loss(decoder, pairs, rows, label_smoothing, token_loss)
+        loss, tokens = caption_loss(decoder, pairs, rows, label_smoothing, token_loss, noise=noise)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)

@@ -108,6 +108,7 @@ class Fit:
                 label_smoothing=self._settings.label_smoothing,
                 autocast=autocast,
                 token_loss=self._token_loss,
+                noise=self._settings.noise,
             )
             self._epoch_loss += torch.stack([loss * tokens, torch.full_like(loss, tokens)])
             self.step += 1
