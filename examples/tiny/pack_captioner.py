@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("captioner", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--support", type=int, default=7_500, help="texts of the support set kept")
+    parser.add_argument("--support", type=int, default=8_000, help="texts of the support set kept")
     arguments = parser.parse_args()
     scales: dict[str, np.ndarray] = {}
     with Artifact(arguments.captioner, "train") as artifact:
