@@ -9,7 +9,7 @@
 # are those of ablation.py: --seeds, --epochs, --batch-size; PER_PHOTO takes fewer than 5 captions a photo.
 set -euo pipefail
 
-data=${1:?DATA CLIP are missing, see the head of this file} clip=${2:?CLIP is missing}
+data=${1:?usage: ablation.sh DATA CLIP [OPTION ...]} clip=${2:?usage: ablation.sh DATA CLIP [OPTION ...]}
 shift 2
 here=$(cd "$(dirname "$0")" && pwd)
 export SYNTIC_WORKSPACE="${SYNTIC_WORKSPACE:-syntic-ablation}" SYNTIC_PRESET=tiny
