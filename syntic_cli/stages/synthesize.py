@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from ..models.text_to_image import Generated, TextToImage
 
 STAGE = "synthesize"
-# Images at a time. Small ones want more of them at a time to be worth a pass; a GPU's batch grows
-# until its memory is full or it has so many pixels, which keep it busy.
 BATCH_SIZE = {"cpu": 4, "cuda": 16, "mps": 4}
-MOST_ON_CPU = 32
+# Batches of smaller images grow to so many pixels, which keep the device busy; on CUDA as far as
+# its memory goes, elsewhere up to so many images.
 PIXELS = {"cpu": 4 * 512**2, "cuda": 32 * 512**2, "mps": 4 * 512**2}
+MOST_WITHOUT_CUDA = 32
 # Seconds a UNet pass of Stable Diffusion v1-5 takes at 512×512 on a desktop CPU, to warn with.
 SECONDS_A_PASS_ON_CPU = 5.0
 # Denoiser passes over batches from which on a minute of compiling is repaid.
@@ -121,7 +121,7 @@ def _batch_size(model: TextToImage, images: int, run: Run) -> int:
     kind = model.device.type
     usual, most = BATCH_SIZE[kind], PIXELS[kind] // model.settings.size**2
     if kind != "cuda":
-        return max(usual, min(MOST_ON_CPU, most))
+        return max(usual, min(MOST_WITHOUT_CUDA, most))
     if images <= usual:
         return usual
     most = min(most, run.shard_size, images)
