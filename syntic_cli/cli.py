@@ -381,6 +381,9 @@ def caption(
         bool, model("--recursive", "-r", help="Look into subfolders, too.", metavar="")
     ] = False,
     beam: Annotated[int | None, method("--beam", help="Beam; 1 is greedy search.")] = None,
+    rerank: Annotated[
+        float | None, method("--rerank", help="Say of the CLIP model in choosing from the beam.")
+    ] = None,
     max_length: Annotated[int | None, method("--max-length", help="Most tokens.")] = None,
     temperature: Annotated[
         float | None, method("--temperature", help="τ of equation 3, if not the captioner's.")
@@ -406,6 +409,7 @@ def caption(
         CaptionSettings,
         _preset(preset or _shipped_preset(workspace, captioner), workspace, remember=False),
         beam=beam,
+        rerank=rerank,
         max_length=max_length,
         temperature=temperature,
     )

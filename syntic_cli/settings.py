@@ -110,12 +110,17 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class CaptionSettings:
-    """Decoding. max_length is in tokens; temperature is equation 3's (the captioner's if None)."""
+    """Decoding. max_length is in tokens; temperature is equation 3's (the captioner's if None).
+
+    rerank is the weight of the dual encoder's cosine between photo and caption, beside the
+    log-probability a token, where the beam's captions are ranked; 0 is the paper's method.
+    """
 
     stage: ClassVar[str] = "caption"
     beam: int = 3
     max_length: int = 30
     length_penalty: float = 1.0
+    rerank: float = 0.0
     temperature: float | None = None
 
 
@@ -225,6 +230,7 @@ def resolve(
 
 AT_LEAST_ONE = ("steps", "epochs", "batch_size", "layers", "heads", "width", "beam", "max_length")
 POSITIVE = ("temperature", "lr")
+NOT_NEGATIVE = ("max_objects", "rerank")
 SHARES = ("threshold", "dropout", "label_smoothing", "noise", "validation")
 
 
@@ -239,8 +245,8 @@ def _check_ranges(settings: Any) -> None:
             raise SynticError(f"{option} {value}: must be at least 0 and below 1")
         if name == "size" and (value < 16 or value % 8):
             raise SynticError(f"{option} {value}: must be a multiple of 8, at least 16")
-        if name == "max_objects" and value < 0:
-            raise SynticError(f"{option} {value}: must not be negative")
+        if name in NOT_NEGATIVE and not 0 <= value < float("inf"):
+            raise SynticError(f"{option} {value}: must be a number of 0 or more")
     if isinstance(settings, TrainSettings) and settings.width % settings.heads:
         raise SynticError(
             f"--width {settings.width} --heads {settings.heads}: "

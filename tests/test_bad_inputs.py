@@ -279,7 +279,7 @@ OPTIONS = [
             (("optimize", "--epochs", 0), "--epochs 0: must be at least 1"),
             (("project", "--temperature", -1), "--temperature -1.0: must be"),
             (("detect", "--threshold", 2), "--threshold 2.0: must be at least 0 and below 1"),
-            (("detect", "--max-objects", -1), "--max-objects -1: must not be negative"),
+            (("detect", "--max-objects", -1), "--max-objects -1: must be a number of 0 or more"),
             (("train", "--width", 30, "--heads", 4), "the width must be a multiple of the heads"),
             (("train", "--validation", 1), "--validation 1.0: must be"),
             (("train", "--tokenizer", "words", "--force"), "--tokenizer words"),
@@ -302,6 +302,7 @@ OPTIONS = [
         "sample", lambda at: ["synthesize", at.corpus, "--sample", 2], "--sample 2.0: give a share"
     ),
     Row("beam", lambda at: ["caption", *at.photos, "--beam", 0], "--beam 0: must be at least 1"),
+    Row("rerank", lambda at: ["caption", *at.photos, "--rerank", "nan"], "--rerank nan: must be"),
 ]
 
 REFERENCES = [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from syntic_cli.method.decoder import Decoder, DecoderConfig, ObjectAttention
 from syntic_cli.method.projection import nearest, project
 from syntic_cli.method.refinement import contrastive_loss, partition, refine, refine_batch
-from syntic_cli.method.search import beam_search
+from syntic_cli.method.search import beam_candidates, beam_search
 from syntic_cli.method.training import (
     Pairs,
     caption_loss,
@@ -320,6 +320,19 @@ class TestSearch:
             decoder, prefix, end=END, beam=5 * 5, max_length=3, length_penalty=0.0
         )
         assert float(found) == pytest.approx(float(best), abs=1e-4)
+
+    def test_candidates_are_different_captions_with_their_scores(
+        self, half_trained: HalfTrained
+    ) -> None:
+        decoder, prefix = half_trained
+        found = beam_candidates(decoder, prefix, end=END, beam=3, max_length=20)
+        for nth in range(3):
+            tokens, scores = found.take(torch.full((len(prefix),), nth))
+            assert torch.allclose(scores, caption_scores(decoder, prefix, tokens), atol=1e-3)
+            lengths = ((tokens != END).sum(1) + 1).clamp(max=20)
+            assert torch.allclose(found.ranks[:, nth], scores / lengths, atol=1e-4)
+        for row in found.tokens.tolist():
+            assert len(set(map(tuple, row))) == 3
 
     def test_rows_do_not_depend_on_each_other(self, half_trained: HalfTrained) -> None:
         decoder, prefix = half_trained

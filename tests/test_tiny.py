@@ -52,6 +52,30 @@ def test_captions_without_a_workspace(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_reranked_captions_fit_their_photos_better(photos: list[Path]) -> None:
+    """By the cosines that open_clip itself finds."""
+    import open_clip
+    import torch
+    from PIL import Image
+
+    folder = f"local-dir:{PRESETS / 'tiny' / 'clip'}"
+    model, _, preprocess = open_clip.create_model_and_transforms(folder)
+    tokenizer = open_clip.get_tokenizer(folder)
+    model.eval()
+
+    def cosines(weight: float) -> list[float]:
+        settings = CaptionSettings(beam=4, rerank=weight)
+        captions = [found.caption for found in Captioner.load(settings=settings).caption(photos)]
+        with torch.no_grad():
+            texts = model.encode_text(tokenizer(captions), normalize=True)
+            pixels = torch.stack([preprocess(Image.open(photo)) for photo in photos])
+            return (texts * model.encode_image(pixels, normalize=True)).sum(1).tolist()
+
+    without, with_much = cosines(0.0), cosines(1000.0)
+    assert all(b >= a - 1e-4 for a, b in zip(without, with_much, strict=True))
+    assert sum(with_much) > sum(without) + 0.01
+
+
 def test_captions_of_real_photos_are_about_them() -> None:
     """Far better than one sentence for all, which scores a CIDEr of 9 on these photos."""
     folder = DATA / "flickr8k"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -64,8 +66,49 @@ def beam_search(
     Returns:
         Tokens, (N, max_length), filled up with `end`; log-probabilities, (N,), in nats.
     """
+    found = beam_candidates(
+        decoder,
+        prefix,
+        end=end,
+        beam=beam,
+        max_length=max_length,
+        length_penalty=length_penalty,
+    )
+    return found.take(found.ranks.argmax(dim=1))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The captions that a beam search ends with, B for each of N rows.
+
+    tokens: (N, B, max_length), filled up with the end token. log_probabilities: (N, B), in nats.
+    ranks: (N, B), log-probability / length ** length_penalty.
+    """
+
+    tokens: Tensor
+    log_probabilities: Tensor
+    ranks: Tensor
+
+    def take(self, best: Tensor) -> tuple[Tensor, Tensor]:
+        """The captions at `best`, (N,): tokens, (N, max_length), and log-probabilities, (N,)."""
+        rows = torch.arange(len(best), device=best.device)
+        return self.tokens[rows, best], self.log_probabilities[rows, best]
+
+
+@torch.no_grad()
+def beam_candidates(
+    decoder: Decoder,
+    prefix: Tensor,
+    *,
+    end: int,
+    beam: int,
+    max_length: int,
+    length_penalty: float = 1.0,
+) -> Candidates:
+    """What `beam_search` chooses from; the arguments are its own."""
     if beam == 1:
-        return greedy(decoder, prefix, end=end, max_length=max_length)
+        tokens, totals = greedy(decoder, prefix, end=end, max_length=max_length)
+        return Candidates(tokens[:, None], totals[:, None], totals[:, None])
     n = len(prefix)
     logits, cache = decoder.start(prefix)
     beam = min(beam, logits.shape[-1])
@@ -73,8 +116,7 @@ def beam_search(
     sequences = torch.full((n, beam, max_length), end, device=prefix.device)
     sequences[:, :, 0] = tokens
     lengths = torch.ones_like(scores)
-    result = sequences[:, 0].clone()
-    totals = scores[:, 0].clone()
+    found = Candidates(sequences.clone(), scores.clone(), scores.clone())
     rows = torch.arange(n, device=prefix.device)
     cache.select(rows.repeat_interleave(beam))
 
@@ -82,7 +124,10 @@ def beam_search(
         finished = sequences[:, :, position - 1] == end
         alive = (~finished.all(dim=1)).nonzero().squeeze(1)
         if position == max_length or len(alive) < len(rows):
-            _keep_best(sequences, scores, lengths, length_penalty, rows, result, totals)
+            # Rows that go on are written again later.
+            found.tokens[rows] = sequences
+            found.log_probabilities[rows] = scores
+            found.ranks[rows] = scores / lengths**length_penalty
         if position == max_length or len(alive) == 0:
             break
         if len(alive) < len(rows):
@@ -111,19 +156,4 @@ def beam_search(
         sequences[:, :, position] = next_tokens.flatten(1).gather(1, best)
         offset = torch.arange(len(rows), device=rows.device)[:, None] * beam
         cache.select((parents + offset).flatten())
-    return result, totals
-
-
-def _keep_best(
-    sequences: Tensor,
-    scores: Tensor,
-    lengths: Tensor,
-    length_penalty: float,
-    rows: Tensor,
-    result: Tensor,
-    totals: Tensor,
-) -> None:
-    """Write the best caption of each row; rows that go on are written again later."""
-    best = (scores / lengths**length_penalty).argmax(dim=1, keepdim=True)
-    result[rows] = sequences.gather(1, best[..., None].expand(-1, -1, sequences.shape[2]))[:, 0]
-    totals[rows] = scores.gather(1, best)[:, 0]
+    return found

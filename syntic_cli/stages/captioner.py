@@ -182,9 +182,7 @@ class Captioner:
         import torch
 
         from ..method.projection import project
-        from ..method.search import beam_search
         from ..models.detector import NO_OBJECTS
-        from ..tokenizer import decode_captions, end_token
         from ..transfer import stack_on
 
         device = self._names.device
@@ -199,19 +197,37 @@ class Captioner:
         with torch.no_grad():
             tags, present = self._tags(objects)
             prefix = self._decoder.embed_prefix(prefixes, images, tags, present)
-        tokens, log_probabilities = beam_search(
+        captions, log_probabilities = self._write(prefix, images)
+        return [
+            _Described(*described)
+            for described in zip(captions, log_probabilities, objects, strict=True)
+        ]
+
+    def _write(self, prefix: Tensor, images: Tensor) -> tuple[list[str], list[float]]:
+        """The best caption of each prefix, (N, P, width), and its log-probability in nats.
+
+        With `rerank`, the cosine of a caption's text feature to the photo's, (N, d), has a say.
+        """
+        from ..method.search import beam_candidates
+        from ..tokenizer import decode_captions, end_token
+
+        settings = self._settings
+        found = beam_candidates(
             self._decoder,
             prefix,
             end=end_token(self._tokenizer),
-            beam=self._settings.beam,
-            max_length=min(self._settings.max_length, self._decoder.config.max_length),
-            length_penalty=self._settings.length_penalty,
+            beam=settings.beam,
+            max_length=min(settings.max_length, self._decoder.config.max_length),
+            length_penalty=settings.length_penalty,
         )
-        captions = decode_captions(self._tokenizer, tokens.cpu().numpy())
-        return [
-            _Described(*described)
-            for described in zip(captions, log_probabilities.tolist(), objects, strict=True)
-        ]
+        ranks = found.ranks
+        if settings.rerank and settings.beam > 1:
+            texts = decode_captions(self._tokenizer, found.tokens.flatten(0, 1).cpu().numpy())
+            features = self._clip.encode_texts(texts).to(images.device)
+            cosines = (features.view(*ranks.shape, -1) * images[:, None]).sum(dim=-1)
+            ranks = ranks + settings.rerank * cosines
+        tokens, log_probabilities = found.take(ranks.argmax(dim=1))
+        return decode_captions(self._tokenizer, tokens.cpu().numpy()), log_probabilities.tolist()
 
     def _tags(self, objects: Sequence[Objects]) -> tuple[Tensor, Tensor]:
         """T, (N, K, d) with K ≥ 1, and which tags are there, (N, K)."""
