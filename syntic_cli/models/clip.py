@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..settings import EncodeSettings, model_folder
 from ..transfer import pinned
@@ -89,8 +91,10 @@ def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype
         tokenizer = open_clip.get_tokenizer(name)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     # Convolutional towers run faster so; a transformer's tokens would come out of order in memory.
-    if any(isinstance(module, torch.nn.BatchNorm2d) for module in model.visual.modules()):
+    if any(isinstance(module, nn.BatchNorm2d) for module in model.visual.modules()):
         model = model.to(memory_format=torch.channels_last)
+        if device.type == "cpu" and dtype == torch.float32:
+            model.visual = _folded(model.visual)
     return Clip(
         model,
         lambda image: pinned(preprocess(image), device, dtype),
@@ -98,6 +102,36 @@ def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype
         device,
         dtype,
     )
+
+
+@torch.no_grad()
+def _folded(tower: Any) -> Any:
+    """The tower with each batch norm folded into the convolution before it: a quarter faster.
+
+    Modules are taken to run in the order in which they were defined; a tower that then answers
+    otherwise is left as it is.
+    """
+    folded = copy.deepcopy(tower)
+    for module in list(folded.modules()):
+        for (_, conv), (name, norm) in itertools.pairwise(list(module.named_children())):
+            if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+                continue
+            if norm.num_features == conv.out_channels:
+                _fold(conv, norm)
+                # What is left of timm's norms: the activation.
+                setattr(module, name, nn.Sequential(*norm.children()))
+    size = tower.image_size
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    photo = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    same = torch.allclose(tower(photo), folded(photo), rtol=1e-3, atol=1e-3)
+    return folded if same else tower
+
+
+def _fold(conv: Any, norm: Any) -> None:
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+    conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
+    conv.bias = nn.Parameter(norm.bias + shift * scale, requires_grad=False)
 
 
 def _download(model: str, revision: str | None) -> Any:
