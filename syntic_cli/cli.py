@@ -382,7 +382,12 @@ def caption(
     ] = False,
     beam: Annotated[int | None, method("--beam", help="Beam; 1 is greedy search.")] = None,
     rerank: Annotated[
-        float | None, method("--rerank", help="Say of the CLIP model in choosing from the beam.")
+        float | None,
+        method("--rerank", help="Weight of the caption's CLIP cosine in choosing from the beam."),
+    ] = None,
+    mirror: Annotated[
+        bool | None,
+        method("--mirror/--no-mirror", help="See each photo twice, the second time mirrored."),
     ] = None,
     max_length: Annotated[int | None, method("--max-length", help="Most tokens.")] = None,
     temperature: Annotated[
@@ -410,6 +415,7 @@ def caption(
         _preset(preset or _shipped_preset(workspace, captioner), workspace, remember=False),
         beam=beam,
         rerank=rerank,
+        mirror=mirror,
         max_length=max_length,
         temperature=temperature,
     )

@@ -114,6 +114,7 @@ class CaptionSettings:
 
     rerank is the weight of the dual encoder's cosine between photo and caption, beside the
     log-probability a token, where the beam's captions are ranked; 0 is the paper's method.
+    mirror averages a photo's feature with that of its mirror image.
     """
 
     stage: ClassVar[str] = "caption"
@@ -121,6 +122,7 @@ class CaptionSettings:
     max_length: int = 30
     length_penalty: float = 1.0
     rerank: float = 0.0
+    mirror: bool = False
     temperature: float | None = None
 
 

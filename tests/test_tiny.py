@@ -52,6 +52,44 @@ def test_captions_without_a_workspace(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_dual_encoder_without_norms_answers_as_open_clip_does() -> None:
+    import open_clip
+    import torch
+
+    from syntic_cli.models.clip import load_clip
+    from syntic_cli.settings import EncodeSettings
+
+    clip = load_clip(EncodeSettings("preset:tiny/clip"), torch.device("cpu"), torch.float32)
+    folder = f"local-dir:{PRESETS / 'tiny' / 'clip'}"
+    model, _, _ = open_clip.create_model_and_transforms(folder)
+    pixels = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model.eval().encode_image(pixels, normalize=True)
+    assert torch.allclose(clip.encode_images(pixels), wanted, atol=1e-5)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in clip.model.visual.modules())
+
+
+def test_a_tower_that_does_not_run_as_it_is_defined_is_left_as_it_is() -> None:
+    import torch
+    from torch import nn
+
+    from syntic_cli.models.clip import _folded
+
+    class Tower(nn.Module):
+        image_size = 8
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.norm(pixels)).mean(dim=(2, 3))
+
+    tower = Tower().eval()
+    tower.norm.running_mean += torch.tensor([1.0, 2.0, 3.0])
+    assert _folded(tower) is tower
+
+
 def test_reranked_captions_fit_their_photos_better(photos: list[Path]) -> None:
     """By the cosines that open_clip itself finds."""
     import open_clip
@@ -74,6 +112,22 @@ def test_reranked_captions_fit_their_photos_better(photos: list[Path]) -> None:
     without, with_much = cosines(0.0), cosines(1000.0)
     assert all(b >= a - 1e-4 for a, b in zip(without, with_much, strict=True))
     assert sum(with_much) > sum(without) + 0.01
+
+
+def test_a_photo_and_its_mirror_image_get_one_caption(photos: list[Path], tmp_path: Path) -> None:
+    from PIL import Image, ImageOps
+
+    mirrored = [tmp_path / f"{photo.stem}.png" for photo in photos]
+    for photo, path in zip(photos, mirrored, strict=True):
+        # Square, so that a crop does not fall a pixel to one side.
+        image = Image.open(photo).convert("RGB").resize((256, 256))
+        image.save(tmp_path / f"plain-{path.name}")
+        ImageOps.mirror(image).save(path)
+    captioner = Captioner.load(settings=CaptionSettings(mirror=True))
+    found = captioner.caption([tmp_path / f"plain-{path.name}" for path in mirrored])
+    assert [caption.caption for caption in captioner.caption(mirrored)] == [
+        caption.caption for caption in found
+    ]
 
 
 def test_captions_of_real_photos_are_about_them() -> None:

@@ -11,7 +11,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with flickr8k/, coco128/")
     parser.add_argument("--flickr", type=int, default=30_000, help="captions of Flickr8k")
-    parser.add_argument("--coco", type=int, default=6_000, help="captions of COCO")
+    parser.add_argument("--coco", type=int, default=12_000, help="captions of COCO")
     arguments = parser.parse_args()
     random = np.random.default_rng(0)
     own = [text for photo in flickr8k(arguments.data, "train") for text in photo.captions]

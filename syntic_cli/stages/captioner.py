@@ -192,7 +192,7 @@ class Captioner:
         size = IMAGES_A_PASS.get(device.type, len(photos))
         for some in (photos[first : first + size] for first in range(0, len(photos), size)):
             pixels = stack_on([photo.pixels for photo in some], device)
-            features.append(self._clip.encode_images(pixels))
+            features.append(self._features(pixels))
             objects += (
                 self._detector.detect([photo.detector_pixels for photo in some])  # type: ignore[misc]
                 if self._detector
@@ -210,6 +210,15 @@ class Captioner:
             _Described(*described)
             for described in zip(captions, log_probabilities, objects, strict=True)
         ]
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """v, (N, d); with `mirror`, the direction between a photo's and its mirror image's."""
+        import torch.nn.functional as F
+
+        features = self._clip.encode_images(pixels)
+        if self._settings.mirror:
+            features = F.normalize(features + self._clip.encode_images(pixels.flip(-1)), dim=-1)
+        return features
 
     def _write(self, prefix: Tensor, images: Tensor) -> tuple[list[str], list[float]]:
         """The best caption of each prefix, (N, P, width), and its log-probability in nats.
