@@ -48,7 +48,11 @@ def test_captions_without_a_workspace(
     result = run_cli("caption", photos[0], "--format", "jsonl")
     assert result.exit_code == 0, result.stderr
     assert "ships with syntic" in result.stderr
-    assert len(json.loads(result.stdout)["caption"].split()) > 3
+    said = json.loads(result.stdout)
+    assert len(said["caption"].split()) > 3
+    (found,) = Captioner.load().caption([photos[0]])
+    assert found.caption == said["caption"]
+    assert found.log_probability == pytest.approx(said["log_probability"], abs=1e-3)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,15 @@ from .. import console
 from ..artifacts import Artifact, Values
 from ..errors import SynticError
 from ..photos import load_photo
-from ..settings import PRESETS, CaptionSettings, DetectSettings, EncodeSettings, identity
+from ..settings import (
+    PRESETS,
+    CaptionSettings,
+    DetectSettings,
+    EncodeSettings,
+    identity,
+    load_preset,
+    resolve,
+)
 from .detect import pack_objects
 from .project import support_set
 from .rows import Mapper, errors_of
@@ -105,7 +113,8 @@ class Captioner:
 
         Args:
             path: `captioner.h5`; without it, the captioner that ships with syntic.
-            settings: beam, lengths and temperature.
+            settings: beam, lengths and temperature; without them, those of the preset `tiny` for
+                the shipped captioner, else the defaults.
             support: a features file whose text features replace the support set.
             clip, detector: other places of the frozen models than those it was trained with.
             device, dtype: where the models run, and in what.
@@ -116,10 +125,11 @@ class Captioner:
         from ..models.loading import find_device, find_dtype
 
         where = find_device(device)
+        preset = load_preset("tiny") if path is None else {}
         with Artifact(path or SHIPPED, "train") as artifact:
             return _load(
                 artifact,
-                settings or CaptionSettings(),
+                settings or resolve(CaptionSettings, preset),
                 Path(support) if support else None,
                 _model_settings(artifact, clip, detector),
                 where,
