@@ -103,9 +103,10 @@ def print_artifact(description: dict[str, Any], format: str) -> None:
         f"{name} {' × '.join(map(str, shape))}" for name, shape in description["datasets"].items()
     ]
     history = [f"{name}: {_curve(v)}" for name, v in description["history"].items()]
+    rows = f"{description['rows']} rows, " if description["rows"] else ""  # a captioner has none
     console.show(
         console.tree(
-            f"{description['path']}  ({description['stage']}, {description['rows']} rows, "
+            f"{description['path']}  ({description['stage']}, {rows}"
             f"{description['fingerprint'][:8]}, syntic {description['version']}, "
             f"{description['created']})",
             [

@@ -544,6 +544,11 @@ class TestInspect:
         assert described["rows"] == len(CAPTIONS)
         assert described["datasets"]["image_features"] == [len(CAPTIONS), 16]
 
+    def test_a_captioner_is_not_said_to_be_empty(self, run_cli: RunCli, finished: Path) -> None:
+        shown = run_cli("inspect", finished / "captioner.h5").stdout
+        assert f"support {len(CAPTIONS)} × 16" in shown
+        assert "0 rows" not in shown
+
 
 HEAVY = ("torch", "diffusers", "transformers", "open_clip", "torchvision")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from syntic_cli import Captioner, console
-from syntic_cli.settings import CaptionSettings, Run
+from syntic_cli.settings import CaptionSettings, Run, load_preset, resolve
 from syntic_cli.stages.caption import caption
 
 from .measure import Options, Row, compare, interleave
@@ -62,7 +62,8 @@ def _caption(photos: Sequence[Path], workspace: Path, device: str) -> str:
     before, said = console.err.file, io.StringIO()
     console.err.file = said
     try:
-        caption(photos, workspace, CaptionSettings(), Run(device=device, force=True))
+        settings = resolve(CaptionSettings, load_preset("tiny"))
+        caption(photos, workspace, settings, Run(device=device, force=True))
     finally:
         console.err.file = before
     return " ".join(said.getvalue().split())
