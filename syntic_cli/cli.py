@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -14,31 +14,21 @@ from . import __version__, console
 from .errors import Interrupted, SynticError
 from .options import (
     WORKSPACE,
-    BatchSize,
     Compile,
-    Device,
-    Dtype,
-    Force,
     Format,
-    NoBatchSize,
-    NoDevice,
-    NoDtype,
     NoPreset,
     NoSeed,
     Output,
     Preset,
-    Quiet,
-    Retry,
     Seed,
-    ShardSize,
     Table,
     Workspace,
     common,
-    method,
     model,
+    takes,
 )
+from .presets import DEFAULT, load_preset, resolve
 from .settings import (
-    DEFAULT_PRESET,
     CaptionSettings,
     DetectSettings,
     EncodeSettings,
@@ -47,9 +37,13 @@ from .settings import (
     Run,
     SynthesizeSettings,
     TrainSettings,
-    load_preset,
-    resolve,
+    fields_of,
 )
+
+Settings = TypeVar("Settings")
+STAGES, USE = "Stages", "Use"
+# What has no bearing on a stage that computes everything at once, or on no model at all.
+AT_ONCE = ("shard_size", "retry_failed", "keep")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,26 +60,43 @@ app = typer.Typer(
 )
 
 
-def _preset(given: str | None, workspace: Path, *, remember: bool = True) -> dict[str, Any]:
-    """The preset's values: the option's or variable's, else the workspace's, else the default."""
-    from .workspace import remember_preset, remembered_preset
+def _preset_name(given: str | None, workspace: Path) -> str:
+    """The option's or variable's preset, else the workspace's, else the default."""
+    from .artifacts.workspace import remembered_preset
 
-    name = given or remembered_preset(workspace) or DEFAULT_PRESET
-    values = load_preset(name)
-    if remember:
-        remember_preset(workspace, str(Path(name).resolve()) if name.endswith(".toml") else name)
-    return values
+    return given or remembered_preset(workspace) or DEFAULT
 
 
-@app.command(rich_help_panel="Stages", epilog="Example: syntic synthesize corpus.txt --preset tiny")
+def _run(given: dict[str, Any], **more: Any) -> Run:
+    names = {field.name for field in fields_of(Run)}
+    return Run(**{name: value for name, value in given.items() if name in names}, **more)
+
+
+def _chosen(
+    kind: type[Settings],
+    given: dict[str, Any],
+    workspace: Path,
+    preset: str | None,
+    output: Path | None,
+) -> tuple[Settings, Run]:
+    """A stage's settings and how it runs, from the options given over the preset."""
+    name = _preset_name(preset, workspace)
+    own = {field.name for field in fields_of(kind)}
+    settings = resolve(kind, load_preset(name), **{n: v for n, v in given.items() if n in own})
+    in_workspace = output is None or output.resolve().parent == workspace.resolve()
+    remembered = str(Path(name).resolve()) if name.endswith(".toml") else name
+    rest = {n: value for n, value in given.items() if n not in own}
+    return settings, _run(rest, preset=remembered if in_workspace else None)
+
+
+@app.command(rich_help_panel=STAGES, epilog="Example: syntic synthesize corpus.txt --preset tiny")
+@takes(SynthesizeSettings)
 def synthesize(
     corpus: Annotated[
         str, typer.Argument(help="Texts: .txt, .jsonl, .csv, COCO or Karpathy JSON, - for stdin.")
     ],
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
-    model: Annotated[str | None, model("--model", help="Hub id or diffusers folder.")] = None,
-    revision: Annotated[str | None, model("--revision", help="Revision of the hub id.")] = None,
     text_field: Annotated[
         str | None,
         model("--text-field", help="Field of the texts, if not caption, text, sentence or raw."),
@@ -98,25 +109,10 @@ def synthesize(
     sample: Annotated[
         float | None, model("--sample", help="Share of the texts to draw, such as 0.1.")
     ] = None,
-    steps: Annotated[int | None, method("--steps", help="Denoising steps.")] = None,
-    size: Annotated[int | None, method("--size", help="Pixels a side.")] = None,
-    guidance: Annotated[float | None, method("--guidance", help="Guidance scale.")] = None,
-    safety_checker: Annotated[
-        bool | None,
-        method(
-            "--safety-checker/--no-safety-checker", help="Blank and mark unsafe images.", metavar=""
-        ),
-    ] = None,
     compiled: Compile = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
     seed: Seed = 0,
-    batch_size: BatchSize = None,
-    shard_size: ShardSize = 256,
     output: Output = None,
-    force: Force = False,
-    retry_failed: Retry = False,
-    quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Generate an image for every text of a corpus."""
     from .corpus import read_corpus
@@ -131,125 +127,65 @@ def synthesize(
         sample=sample,
         seed=seed,
     )
-    console.note(texts.summary(), quiet=quiet)
-    options = {
-        "model": model,
-        "revision": revision or (None if model is None else ""),
-        "steps": steps,
-        "size": size,
-        "guidance": guidance,
-        "safety_checker": safety_checker,
-    }
-    settings = resolve(SynthesizeSettings, _preset(preset, workspace), **options)
-    run = Run(device, dtype, batch_size, shard_size, force, retry_failed, quiet)
+    settings, run = _chosen(SynthesizeSettings, given, workspace, preset, output)
+    console.note(texts.summary(), quiet=run.quiet)
     stage(texts, workspace, settings, run, seed=seed, compiled=compiled, output=output)
 
 
-@app.command(rich_help_panel="Stages", epilog="Example: syntic encode")
+@app.command(rich_help_panel=STAGES, epilog="Example: syntic encode")
+@takes(EncodeSettings)
 def encode(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
     synthetic: Annotated[Path | None, model("--synthetic", help="The images.")] = None,
-    model: Annotated[str | None, model("--model", help="open_clip name, hub id or folder.")] = None,
-    pretrained: Annotated[
-        str | None, model("--pretrained", help="Pretrained tag of an open_clip name.")
-    ] = None,
     compiled: Compile = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
     _seed: NoSeed = 0,
-    batch_size: BatchSize = None,
-    shard_size: ShardSize = 256,
     output: Output = None,
-    force: Force = False,
-    retry_failed: Retry = False,
-    quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Encode images and texts with a dual encoder (CLIP)."""
     from .stages.encode import encode as stage
 
-    settings = resolve(
-        EncodeSettings,
-        _preset(preset, workspace),
-        model=model,
-        pretrained=pretrained,
-        revision=None if model is None else "",
-    )
-    run = Run(device, dtype, batch_size, shard_size, force, retry_failed, quiet)
+    settings, run = _chosen(EncodeSettings, given, workspace, preset, output)
     stage(workspace, settings, run, compiled=compiled, synthetic=synthetic, output=output)
 
 
-@app.command(rich_help_panel="Stages", epilog="Example: syntic optimize --epochs 50 --force")
+@app.command(rich_help_panel=STAGES, epilog="Example: syntic optimize --epochs 50 --force")
+@takes(OptimizeSettings, hides=AT_ONCE)
 def optimize(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
     features: Annotated[Path | None, model("--features", help="The features.")] = None,
-    temperature: Annotated[float | None, method("--temperature", help="τ of equation 2.")] = None,
-    lr: Annotated[float | None, method("--lr", help="Adam's learning rate.")] = None,
-    epochs: Annotated[int | None, method("--epochs", help="Passes over the items.")] = None,
-    batch_size: Annotated[
-        int | None, method("--batch-size", help="The contrastive mini-batch, part of the method.")
-    ] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
     seed: Seed = 0,
     output: Output = None,
-    force: Force = False,
-    quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Refine the image features against their texts (equations 1 and 2)."""
     from .stages.optimize import optimize as stage
 
-    settings = resolve(
-        OptimizeSettings,
-        _preset(preset, workspace),
-        temperature=temperature,
-        lr=lr,
-        epochs=epochs,
-        batch_size=batch_size,
-    )
-    run = Run(device, dtype, force=force, quiet=quiet)
+    settings, run = _chosen(OptimizeSettings, given, workspace, preset, output)
     stage(workspace, settings, run, seed=seed, features=features, output=output)
 
 
-@app.command(rich_help_panel="Stages", epilog="Example: syntic detect --threshold 0.6")
+@app.command(rich_help_panel=STAGES, epilog="Example: syntic detect --threshold 0.6")
+@takes(DetectSettings)
 def detect(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
     synthetic: Annotated[Path | None, model("--synthetic", help="The images.")] = None,
-    model: Annotated[str | None, model("--model", help="Hub id or transformers folder.")] = None,
-    revision: Annotated[str | None, model("--revision", help="Revision of the hub id.")] = None,
-    threshold: Annotated[
-        float | None, method("--threshold", help="Least score of an object, 0 to 1.")
-    ] = None,
-    max_objects: Annotated[
-        int | None, method("--max-objects", help="Most objects of an image.")
-    ] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
     _seed: NoSeed = 0,
-    batch_size: BatchSize = None,
-    shard_size: ShardSize = 256,
     output: Output = None,
-    force: Force = False,
-    retry_failed: Retry = False,
-    quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Detect the objects in every synthetic image (equation 4)."""
     from .stages.detect import detect as stage
 
-    options = {
-        "model": model,
-        "revision": revision or (None if model is None else ""),
-        "threshold": threshold,
-        "max_objects": max_objects,
-    }
-    settings = resolve(DetectSettings, _preset(preset, workspace), **options)
-    run = Run(device, dtype, batch_size, shard_size, force, retry_failed, quiet)
+    settings, run = _chosen(DetectSettings, given, workspace, preset, output)
     stage(workspace, settings, run, synthetic=synthetic, output=output)
 
 
-@app.command(rich_help_panel="Stages", epilog="Example: syntic project --temperature 0.0125")
+@app.command(rich_help_panel=STAGES, epilog="Example: syntic project --temperature 0.0125")
+@takes(ProjectSettings, hides=AT_ONCE)
 def project(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
@@ -260,113 +196,59 @@ def project(
     support: Annotated[
         Path | None, model("--support", help="Features file whose texts are the support set.")
     ] = None,
-    temperature: Annotated[float | None, method("--temperature", help="τ of equation 3.")] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
     _seed: NoSeed = 0,
-    batch_size: BatchSize = None,
     output: Output = None,
-    force: Force = False,
-    quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Project the image features on the support set of texts (equation 3)."""
     from .stages.project import project as stage
 
-    settings = resolve(ProjectSettings, _preset(preset, workspace), temperature=temperature)
-    run = Run(device, dtype, batch_size, force=force, quiet=quiet)
+    settings, run = _chosen(ProjectSettings, given, workspace, preset, output)
     stage(workspace, settings, run, features=features, support=support, output=output)
 
 
-@app.command(rich_help_panel="Stages", epilog="Example: syntic train --no-objects -o plain.h5")
+@app.command(rich_help_panel=STAGES, epilog="Example: syntic train --no-objects -o plain.h5")
+@takes(TrainSettings, hides=AT_ONCE)
 def train(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
     projected: Annotated[Path | None, model("--projected", help="The projected features.")] = None,
-    objects: Annotated[Path | None, model("--objects", help="The detected objects.")] = None,
+    detected: Annotated[Path | None, model("--objects", help="The detected objects.")] = None,
     support: Annotated[
         Path | None, model("--support", help="The support set's file, where it has moved.")
     ] = None,
-    use_objects: Annotated[
-        bool | None,
-        method("--with-objects/--no-objects", help="Attend to object names.", metavar=""),
-    ] = None,
-    use_projection: Annotated[
-        bool | None,
-        method(
-            "--with-projection/--no-projection", help="Condition on projected features.", metavar=""
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, method("--tokenizer", help="clip, or bpe:SIZE trained on the corpus.")
-    ] = None,
-    layers: Annotated[int | None, method("--layers", help="Transformer layers.")] = None,
-    heads: Annotated[int | None, method("--heads", help="Attention heads.")] = None,
-    width: Annotated[int | None, method("--width", help="Width of the decoder.")] = None,
-    dropout: Annotated[float | None, method("--dropout", help="Dropout.")] = None,
-    epochs: Annotated[int | None, method("--epochs", help="Passes over the pairs.")] = None,
-    lr: Annotated[float | None, method("--lr", help="Peak learning rate.")] = None,
-    batch_size: Annotated[
-        int | None, method("--batch-size", help="Captions a step, part of the method.")
-    ] = None,
-    label_smoothing: Annotated[
-        float | None, method("--label-smoothing", help="Share spread over all tokens.")
-    ] = None,
-    noise: Annotated[
-        float | None, method("--noise", help="Deviation of noise on the prefix, as CapDec's.")
-    ] = None,
-    validation: Annotated[
-        float | None, method("--validation", help="Share of the pairs held out.")
-    ] = None,
     compiled: Compile = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
     seed: Seed = 0,
     output: Output = None,
-    force: Force = False,
-    quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Train the caption decoder (equations 5 and 6)."""
     from .stages.train import train as stage
 
-    settings = resolve(
-        TrainSettings,
-        _preset(preset, workspace),
-        objects=use_objects,
-        projection=use_projection,
-        tokenizer=tokenizer,
-        layers=layers,
-        heads=heads,
-        width=width,
-        dropout=dropout,
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        label_smoothing=label_smoothing,
-        noise=noise,
-        validation=validation,
-    )
+    settings, run = _chosen(TrainSettings, given, workspace, preset, output)
     stage(
         workspace,
         settings,
-        Run(device, dtype, force=force, quiet=quiet),
+        run,
         seed=seed,
         compiled=compiled,
         projected=projected,
-        objects=objects,
+        objects=detected,
         support=support,
         output=output,
     )
 
 
-@app.command(rich_help_panel="Use", epilog="Example: syntic caption photos/*.jpg --format jsonl")
+@app.command(rich_help_panel=USE, epilog="Example: syntic caption photos/*.jpg --format jsonl")
+@takes(CaptionSettings, hides=())
 def caption(
     photos: Annotated[
-        list[str], typer.Argument(help="Photos and folders; - for a list on standard input.")
+        list[str], typer.Argument(help="Image files or folders; - for a list on standard input.")
     ],
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
     captioner: Annotated[
-        Path | None, model("--captioner", help="The captioner; else the workspace's or shipped.")
+        Path | None, model("--captioner", help="captioner.h5, if not the workspace's or shipped.")
     ] = None,
     support: Annotated[
         Path | None, model("--support", help="Features file whose texts replace the support set.")
@@ -377,71 +259,48 @@ def caption(
     detector: Annotated[
         str | None, model("--detector", help="Where the captioner's detector is now.")
     ] = None,
+    objects: Annotated[
+        bool,
+        model(
+            "--objects",
+            help="Show objects, too, where the captioner uses none: by the preset's detector.",
+            metavar="",
+        ),
+    ] = False,
     recursive: Annotated[
         bool, model("--recursive", "-r", help="Look into subfolders, too.", metavar="")
     ] = False,
-    beam: Annotated[int | None, method("--beam", help="Beam; 1 is greedy search.")] = None,
-    rerank: Annotated[
-        float | None,
-        method("--rerank", help="Weight of the caption's CLIP cosine in choosing from the beam."),
-    ] = None,
-    mirror: Annotated[
-        bool | None,
-        method("--mirror/--no-mirror", help="See each photo twice, the second time mirrored."),
-    ] = None,
-    max_length: Annotated[int | None, method("--max-length", help="Most tokens.")] = None,
-    temperature: Annotated[
-        float | None, method("--temperature", help="τ of equation 3, if not the captioner's.")
-    ] = None,
     format: Annotated[Format, common("--format", "-f", help="How to print.")] = Format.table,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
     _seed: NoSeed = 0,
-    batch_size: BatchSize = None,
-    shard_size: ShardSize = 256,
     output: Output = None,
-    force: Force = False,
-    retry_failed: Retry = False,
-    quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Caption photos, with the workspace's captioner or the one that ships with syntic."""
     from . import printing
     from .photos import find_photos
-    from .stages.caption import caption_and_read
+    from .stages.caption import caption_and_read, shipped_preset
 
     found = find_photos(photos, recursive=recursive, stdin=sys.stdin)
-    settings = resolve(
-        CaptionSettings,
-        _preset(preset or _shipped_preset(workspace, captioner), workspace, remember=False),
-        beam=beam,
-        rerank=rerank,
-        mirror=mirror,
-        max_length=max_length,
-        temperature=temperature,
-    )
+    preset = preset or shipped_preset(workspace, captioner)
+    settings, run = _chosen(CaptionSettings, given, workspace, preset, output)
+    values = load_preset(_preset_name(preset, workspace))
     captions = caption_and_read(
         found,
         workspace,
         settings,
-        Run(device, dtype, batch_size, shard_size, force, retry_failed, quiet),
+        run,
         captioner=captioner,
         support=support,
         clip=clip,
         detector=detector,
+        objects=resolve(DetectSettings, values) if objects else None,
         output=output,
     )
     printing.print_captions(captions, format.value)
 
 
-def _shipped_preset(workspace: Path, captioner: Path | None) -> str | None:
-    """The shipped captioner decodes as its own preset says."""
-    from .workspace import FILES
-
-    shipped = captioner is None and not (workspace / FILES["train"]).exists()
-    return "tiny" if shipped else None
-
-
-@app.command(rich_help_panel="Use", epilog="Example: syntic evaluate --references refs.json")
+@app.command(rich_help_panel=USE, epilog="Example: syntic evaluate --references refs.json")
+@takes(None, hides=("device", "dtype", "batch_size", "shard_size", "retry_failed"))
 def evaluate(
     references: Annotated[
         Path, model("--references", help="COCO captions or Karpathy JSON, or CSV.")
@@ -460,26 +319,22 @@ def evaluate(
         ),
     ] = "BLEU-1,BLEU-2,BLEU-3,BLEU-4,METEOR,ROUGE-L,CIDEr",
     format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
-    _preset_name: NoPreset = None,
-    _device: NoDevice = "auto",
-    _dtype: NoDtype = "auto",
+    _preset: NoPreset = None,
     _seed: NoSeed = 0,
-    _batch_size: NoBatchSize = None,
     output: Output = None,
-    force: Force = False,
-    quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Score captions with BLEU, METEOR, ROUGE-L and CIDEr."""
     from . import printing
     from .stages.evaluate import evaluate as stage
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
-    run = Run(force=force, quiet=quiet)
+    run = _run(given)
     found = stage(references, workspace, names, run, captions=captions, split=split, output=output)
-    printing.print_evaluation(found, format.value)
+    printing.print_evaluation(found, format.value, quiet=run.quiet)
 
 
-@app.command(rich_help_panel="Use", epilog="Example: syntic inspect syntic-run/captioner.h5")
+@app.command(rich_help_panel=USE, epilog="Example: syntic inspect syntic-run/captioner.h5")
 def inspect(
     artifact: Annotated[Path, typer.Argument(help="An artifact, or a workspace folder.")],
     format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
@@ -511,8 +366,10 @@ def _root(
 
 def main() -> None:
     """Run the command line: one line and exit code 2 for what a user can act on."""
+    console.escape_what_cannot_be_encoded()
     try:
         app(standalone_mode=True)
+        sys.stdout.flush()
     except SynticError as error:
         console.error(str(error))
         raise SystemExit(2) from None
@@ -523,7 +380,18 @@ def main() -> None:
         raise SystemExit(128 + interrupted.signal_number) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
-    except BrokenPipeError:
-        # The reader of a pipe has gone; there is nobody left to write to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _end_of_output(error)
+
+
+def _end_of_output(error: OSError) -> None:
+    """End where results could not be written: quietly where the reader of a pipe has gone.
+
+    Stages turn what goes wrong with files into errors of their own.
+    """
+    # What is left in the buffer must not fail again when Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
         raise SystemExit(1) from None
+    console.error(f"standard output cannot be written ({error.strerror or error})")
+    raise SystemExit(2) from None

@@ -3,6 +3,7 @@ standard error."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,28 @@ def note(message: str, *, quiet: bool = False) -> None:
 def warn(message: str) -> None:
     """One line on something that may be wrong; shown even with --quiet."""
     err.print(f"[yellow]warning:[/] {escape(printable(message))}")
+
+
+def failures(stage: str, errors: Sequence[str], unit: str) -> None:
+    """Say how many rows failed, with the first reason."""
+    reasons = [error for error in errors if error]
+    if reasons:
+        warn(
+            f"{stage}: {len(reasons)} of {len(errors)} {unit} failed, the first because: "
+            f"{reasons[0]}; in a workspace the same command with --retry-failed runs them again"
+        )
+
+
+def count(number: int, unit: str) -> str:
+    """A number of things as a person says it: 1 photo, 2 photos."""
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+
+
+def escape_what_cannot_be_encoded() -> None:
+    """Let standard output and error show what their encoding lacks as escapes, and not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def printable(text: str) -> str:
@@ -127,9 +150,9 @@ def table(
 
 def tree(root: str, children: Sequence[object]) -> Tree:
     """A tree of lines; children are lines or trees."""
-    grown = Tree(escape(root))
+    grown = Tree(escape(printable(root)))
     for child in children:
-        grown.add(child if isinstance(child, Tree) else escape(str(child)))
+        grown.add(child if isinstance(child, Tree) else escape(printable(str(child))))
     return grown
 
 

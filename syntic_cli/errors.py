@@ -1,4 +1,11 @@
-"""The one exception type that a user of syntic meets."""
+"""What can go wrong, as a Python user catches it and as the command line prints it.
+
+SynticError            anything a user can act on
+├── MissingError       a file, artifact or model is not there
+├── StaleError         an artifact was made from something that has been made anew since
+├── ConflictError      what is there was made otherwise, or another command holds it
+└── DamagedError       a file cannot be read, or is not what it was taken for
+"""
 
 from __future__ import annotations
 
@@ -14,6 +21,22 @@ class SynticError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class MissingError(SynticError):
+    """A file, an artifact or a model is not there; the message says which command makes it."""
+
+
+class StaleError(SynticError):
+    """An artifact was made from one that has been made anew since."""
+
+
+class ConflictError(SynticError):
+    """What is there was made otherwise and is in the way, or another command holds the folder."""
+
+
+class DamagedError(SynticError):
+    """A file is damaged, unfinished, foreign, or of another stage than is needed."""
+
+
 class Interrupted(Exception):
     """A stage was asked to stop (SIGINT, SIGTERM); `kept`: it has committed the work in hand."""
 
@@ -23,6 +46,7 @@ class Interrupted(Exception):
 
 
 def shown(name: object) -> str:
-    """A name as it can stand in one line: line breaks and other unprintable characters escaped."""
+    """A name as it can stand in one line: line breaks, what is no UTF-8 and other unprintable
+    characters escaped."""
     text = str(name)
     return text if text.isprintable() else repr(text)

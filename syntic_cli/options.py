@@ -1,14 +1,18 @@
-"""The options that subcommands share, and how the others are declared: typed, in panels."""
+"""Options of subcommands: those of a settings class made from its fields, the others by hand."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-COMMON, MODEL, METHOD = "Common options", "Models and inputs", "Method"
+from .settings import COMMON, METHOD, MODEL, Field, Run, fields_of
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
 class Table(str, Enum):
@@ -38,11 +42,6 @@ def model(*names: str, help: str, **options: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=MODEL, **options)
 
 
-def method(*names: str, help: str, **options: Any) -> Any:
-    """An option whose default is the preset's."""
-    return typer.Option(*names, help=f"{help} [dim](preset)[/]", rich_help_panel=METHOD, **options)
-
-
 Workspace = Annotated[
     Path,
     common("--workspace", "-w", help="Folder of the run's artifacts.", envvar="SYNTIC_WORKSPACE"),
@@ -56,28 +55,7 @@ Preset = Annotated[
         show_envvar=True,
     ),
 ]
-Device = Annotated[str, common("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str, common("--dtype", help="auto, float32, bfloat16 or float16.")]
 Seed = Annotated[int, common("--seed", help="Decides every random draw.", min=0)]
-
-
-def _batch_size(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is neither auto nor a number of at least 1")
-    return int(text)
-
-
-BatchSize = Annotated[
-    int | None,
-    common(
-        "--batch-size",
-        help="Items computed at a time, or auto; not part of the result.",
-        parser=_batch_size,
-        metavar="<int|auto>",
-    ),
-]
 Compile = Annotated[
     bool | None,
     common(
@@ -87,18 +65,67 @@ Compile = Annotated[
     ),
 ]
 Output = Annotated[Path | None, common("--output", "-o", help="Write the artifact here.")]
-Force = Annotated[bool, common("--force", help="Make the artifact again.", metavar="")]
-Retry = Annotated[bool, common("--retry-failed", help="Run only the rows that failed.", metavar="")]
-ShardSize = Annotated[int, common("--shard-size", help="Items committed at a time.", min=1)]
-Quiet = Annotated[
-    bool, common("--quiet", "-q", help="Print results, warnings and errors only.", metavar="")
-]
 
 # Accepted where they have no bearing, so that a script can hand the same options to every stage.
 NoPreset = Annotated[str | None, typer.Option("--preset", hidden=True)]
-NoDevice = Annotated[str, typer.Option("--device", hidden=True)]
-NoDtype = Annotated[str, typer.Option("--dtype", hidden=True)]
 NoSeed = Annotated[int, typer.Option("--seed", hidden=True)]
-NoBatchSize = Annotated[int | None, typer.Option("--batch-size", hidden=True)]
 
 WORKSPACE = Path("syntic-run")
+
+
+def takes(kind: type | None, *, hides: tuple[str, ...] = ("keep",)) -> Callable[[Command], Command]:
+    """Give a subcommand an option for each field of a settings class and of `Run`.
+
+    The function takes them in its `**given`, which Typer sees as ordinary parameters.
+
+    Args:
+        kind: the stage's settings class, if it has one; its fields go before those of `Run`.
+        hides: fields of `Run` that have no bearing on the stage, accepted all the same.
+    """
+    settings = fields_of(kind) if kind else ()
+    named = {field.name for field in settings}
+    run = [f for f in fields_of(Run) if f.name not in named and f.name != "preset"]
+    options = [_parameter(field, preset=True) for field in settings]
+    options += [_parameter(field, preset=False, hidden=field.name in hides) for field in run]
+
+    def extend(command: Command) -> Command:
+        signature = inspect.signature(command)
+        hints = get_type_hints(command, include_extras=True)
+        own = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values()]
+        # Typer calls by keyword, and shows options in this order.
+        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own[:-1]]
+        parameters = [*keyword, *options]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return extend
+
+
+def _parameter(field: Field, *, preset: bool, hidden: bool = False) -> inspect.Parameter:
+    """A field as a parameter that Typer makes an option of."""
+    option, extras = field.option, dict[str, Any]()
+    if field.type is bool:
+        extras["metavar"] = ""
+    if option.auto:
+        extras.update(parser=_number_or_auto, metavar="<int|auto>")
+    where = " [dim](preset)[/]" if preset and option.panel == METHOD else ""
+    names = option.names or ("--" + field.name.replace("_", "-"),)
+    declared = typer.Option(
+        *names, help=option.help + where, rich_help_panel=option.panel, hidden=hidden, **extras
+    )
+    optional = preset or field.optional
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None if optional else getattr(Run, field.name),
+        annotation=Annotated[field.type | None if optional else field.type, declared],
+    )
+
+
+def _number_or_auto(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number of at least 1")
+    return int(text)

@@ -16,7 +16,7 @@ from . import console
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from .stages.captioner import Caption
+    from .artifacts.records import Caption
     from .stages.evaluate import Evaluation
 
 
@@ -68,7 +68,7 @@ def _as_json(caption: Caption) -> dict[str, Any]:
     return values
 
 
-def print_evaluation(evaluation: Evaluation, format: str) -> None:
+def print_evaluation(evaluation: Evaluation, format: str, *, quiet: bool = False) -> None:
     """Print scores × 100 as a table or as one JSON object; notes go to standard error."""
     for note in evaluation.notes:
         console.warn(note)
@@ -89,7 +89,7 @@ def print_evaluation(evaluation: Evaluation, format: str) -> None:
         if left_out:
             shown = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
             console.warn(f"{len(left_out)} {meaning}: {shown}")
-    console.note(f"{evaluation.n} photos")
+    console.note(console.count(evaluation.n, "photo"), quiet=quiet)
 
 
 def print_artifact(description: dict[str, Any], format: str) -> None:

@@ -1,87 +1,170 @@
-"""Settings: one typed dataclass a stage, filled from a preset (TOML) and then from options."""
+"""Settings: a typed dataclass a stage. A field carries its help, its range and its option.
+
+Presets (TOML), the command line and Python fill the same classes, which check themselves.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from .errors import SynticError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+# Panels of the help texts.
+COMMON, MODEL, METHOD = "Common options", "Models and inputs", "Method"
 
-PRESETS = Path(__file__).parent / "presets"
-DEFAULT_PRESET = "paper"
-# A model named so lies in the package's own presets folder, on whatever machine that is.
-PACKAGED = "preset:"
-HASHED_BYTES = 1 << 16
-# What TOML may give for a setting of a type; a bool is no int here.
-TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-}
+
+@dataclass(frozen=True)
+class Range:
+    """Which values a number may have, as a test and in words."""
+
+    holds: Callable[[Any], bool]
+    says: str
+
+
+COUNT = Range(lambda value: value >= 1, "must be at least 1")
+POSITIVE = Range(lambda value: 0 < value < inf, "must be a number above 0")
+NOT_NEGATIVE = Range(lambda value: 0 <= value < inf, "must be a number of 0 or more")
+SHARE = Range(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+PIXELS = Range(lambda value: value >= 16 and value % 8 == 0, "must be a multiple of 8, at least 16")
+QUALITY = Range(lambda value: 1 <= value <= 100, "must be from 1 to 100")
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field stands on the command line.
+
+    names are those of the option where they are not `--` and the field's name; auto lets the word
+    `auto` stand for None.
+    """
+
+    help: str
+    range: Range | None = None
+    names: tuple[str, ...] = ()
+    panel: str = METHOD
+    auto: bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a settings class: its type without None, and how it is given."""
+
+    name: str
+    type: type
+    optional: bool
+    option: Option
+
+    @property
+    def flag(self) -> str:
+        """The option as an error names it."""
+        return (self.option.names or ("--" + self.name.replace("_", "-"),))[0].partition("/")[0]
+
+    def check(self, value: Any) -> str:
+        """Why the field cannot have the value; empty where it can."""
+        if value is None:
+            return "" if self.optional else "needs a value"
+        # A bool is no int here, but an int is a float.
+        if type(value) is not self.type and (self.type, type(value)) != (float, int):
+            return f"not {self.type.__name__}"
+        allowed = self.option.range
+        return "" if allowed is None or allowed.holds(value) else allowed.says
+
+
+def fields_of(kind: type[Any]) -> tuple[Field, ...]:
+    """The fields of a settings class, in their order."""
+    hints = get_type_hints(kind, include_extras=True)
+    found = []
+    for name in hints:
+        annotated, option = get_args(hints[name])
+        optional = get_origin(annotated) is UnionType
+        plain = get_args(annotated)[0] if optional else annotated
+        found.append(Field(name, plain, optional, option))
+    return tuple(found)
+
+
+def check(settings: Any) -> None:
+    """Refuse values out of their range, wherever they come from.
+
+    Raises:
+        SynticError: naming the field's option.
+    """
+    for field in fields_of(type(settings)):
+        if wrong := field.check(value := getattr(settings, field.name)):
+            raise SynticError(f"{field.flag} {value}: {wrong}")
 
 
 @dataclass(frozen=True)
 class SynthesizeSettings:
     """Text to image. steps, guidance and size (pixels a side) as diffusers takes them."""
 
-    stage: ClassVar[str] = "synthesize"
-    model: str
-    revision: str | None = None
-    steps: int = 20
-    size: int = 512
-    guidance: float = 7.5
-    safety_checker: bool = False
-    quality: int = 95
+    model: Annotated[str, Option("Hub id or diffusers folder.", panel=MODEL)]
+    revision: Annotated[str | None, Option("Revision of the hub id.", panel=MODEL)] = None
+    steps: Annotated[int, Option("Denoising steps.", COUNT)] = 20
+    size: Annotated[int, Option("Pixels a side.", PIXELS)] = 512
+    guidance: Annotated[float, Option("Guidance scale.", NOT_NEGATIVE)] = 7.5
+    safety_checker: Annotated[
+        bool,
+        Option("Blank and mark unsafe images.", names=("--safety-checker/--no-safety-checker",)),
+    ] = False
+    quality: Annotated[int, Option("JPEG quality of the stored images, 1 to 100.", QUALITY)] = 95
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
 class EncodeSettings:
     """A dual encoder: an open_clip name and pretrained tag, a hub id and revision, or a folder."""
 
-    stage: ClassVar[str] = "encode"
-    model: str
-    pretrained: str | None = None
-    revision: str | None = None
+    model: Annotated[str, Option("open_clip name, hub id or folder.", panel=MODEL)]
+    pretrained: Annotated[
+        str | None, Option("Pretrained tag of an open_clip name.", panel=MODEL)
+    ] = None
+    revision: Annotated[str | None, Option("Revision of the hub id.", panel=MODEL)] = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
 class OptimizeSettings:
     """Equations 1 and 2. batch_size is the contrastive mini-batch: it changes the result."""
 
-    stage: ClassVar[str] = "optimize"
-    temperature: float = 0.01
-    lr: float = 1e-5
-    epochs: int = 100
-    batch_size: int = 512
+    temperature: Annotated[float, Option("τ of equation 2.", POSITIVE)] = 0.01
+    lr: Annotated[float, Option("Adam's learning rate.", POSITIVE)] = 1e-5
+    epochs: Annotated[int, Option("Passes over the items.", COUNT)] = 100
+    batch_size: Annotated[int, Option("The contrastive mini-batch, part of the method.", COUNT)] = (
+        512
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
 class DetectSettings:
     """Objects with at least `threshold` of confidence, the best `max_objects` of an image."""
 
-    stage: ClassVar[str] = "detect"
-    model: str
-    revision: str | None = None
-    threshold: float = 0.7
-    max_objects: int = 10
+    model: Annotated[str, Option("Hub id or transformers folder.", panel=MODEL)]
+    revision: Annotated[str | None, Option("Revision of the hub id.", panel=MODEL)] = None
+    threshold: Annotated[float, Option("Least score of an object, 0 to 1.", SHARE)] = 0.7
+    max_objects: Annotated[int, Option("Most objects of an image.", NOT_NEGATIVE)] = 10
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
 class ProjectSettings:
     """Equation 3."""
 
-    stage: ClassVar[str] = "project"
-    temperature: float = 0.01
+    temperature: Annotated[float, Option("τ of equation 3.", POSITIVE)] = 0.01
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -89,23 +172,35 @@ class TrainSettings:
     """Equations 5 and 6. warmup is in optimiser steps, max_length in tokens; noise is the standard
     deviation of Gaussian noise on the prefix in training, as CapDec's."""
 
-    stage: ClassVar[str] = "train"
-    tokenizer: str = "clip"
-    layers: int = 4
-    heads: int = 4
-    width: int = 512
-    dropout: float = 0.1
-    epochs: int = 10
-    lr: float = 5e-4
-    batch_size: int = 128
-    warmup: int = 500
-    weight_decay: float = 0.01
-    label_smoothing: float = 0.1
-    max_length: int = 40
-    noise: float = 0.0
-    validation: float = 0.02
-    objects: bool = True
-    projection: bool = True
+    tokenizer: Annotated[str, Option("clip, or bpe:SIZE trained on the corpus.")] = "clip"
+    layers: Annotated[int, Option("Transformer layers.", COUNT)] = 4
+    heads: Annotated[int, Option("Attention heads.", COUNT)] = 4
+    width: Annotated[int, Option("Width of the decoder.", COUNT)] = 512
+    dropout: Annotated[float, Option("Dropout.", SHARE)] = 0.1
+    epochs: Annotated[int, Option("Passes over the pairs.", COUNT)] = 10
+    lr: Annotated[float, Option("Peak learning rate.", POSITIVE)] = 5e-4
+    batch_size: Annotated[int, Option("Captions a step, part of the method.", COUNT)] = 128
+    warmup: Annotated[int, Option("Steps until the peak learning rate.", NOT_NEGATIVE)] = 500
+    weight_decay: Annotated[float, Option("AdamW's weight decay.", NOT_NEGATIVE)] = 0.01
+    label_smoothing: Annotated[float, Option("Share spread over all tokens.", SHARE)] = 0.1
+    max_length: Annotated[int, Option("Tokens kept of a caption.", COUNT)] = 40
+    noise: Annotated[float, Option("Deviation of noise on the prefix, as CapDec's.", SHARE)] = 0.0
+    validation: Annotated[float, Option("Share of the pairs held out.", SHARE)] = 0.02
+    objects: Annotated[
+        bool, Option("Attend to object names.", names=("--with-objects/--no-objects",))
+    ] = True
+    projection: Annotated[
+        bool,
+        Option("Condition on projected features.", names=("--with-projection/--no-projection",)),
+    ] = True
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.width % self.heads:
+            raise SynticError(
+                f"--width {self.width} --heads {self.heads}: "
+                "the width must be a multiple of the heads"
+            )
 
 
 @dataclass(frozen=True)
@@ -117,180 +212,62 @@ class CaptionSettings:
     mirror averages a photo's feature with that of its mirror image.
     """
 
-    stage: ClassVar[str] = "caption"
-    beam: int = 3
-    max_length: int = 30
-    length_penalty: float = 1.0
-    rerank: float = 0.0
-    mirror: bool = False
-    temperature: float | None = None
+    beam: Annotated[int, Option("Width of the beam; 1 is greedy.", COUNT)] = 3
+    max_length: Annotated[int, Option("Most tokens of a caption.", COUNT)] = 30
+    length_penalty: Annotated[
+        float, Option("0 ranks by log-probability, 1 by its mean a token.", NOT_NEGATIVE)
+    ] = 1.0
+    rerank: Annotated[
+        float,
+        Option("Weight of the dual encoder's cosine in choosing from the beam.", NOT_NEGATIVE),
+    ] = 0.0
+    mirror: Annotated[
+        bool, Option("Look at each photo mirrored, too.", names=("--mirror/--no-mirror",))
+    ] = False
+    temperature: Annotated[
+        float | None, Option("τ of equation 3, if not the captioner's.", POSITIVE)
+    ] = None
 
-
-Settings = TypeVar(
-    "Settings",
-    SynthesizeSettings,
-    EncodeSettings,
-    OptimizeSettings,
-    DetectSettings,
-    ProjectSettings,
-    TrainSettings,
-    CaptionSettings,
-)
-SECTIONS = {
-    kind.stage: kind
-    for kind in (
-        SynthesizeSettings,
-        EncodeSettings,
-        OptimizeSettings,
-        DetectSettings,
-        ProjectSettings,
-        TrainSettings,
-        CaptionSettings,
-    )
-}
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a stage runs: nothing here changes its result.
+    """How a stage runs.
 
-    batch_size is None where the stage is to choose; shard_size is in items.
+    Of these only dtype changes what is computed, and only by rounding: it is part of the artifact's
+    recipe where it is chosen, and recorded where it is not. device and batch_size (None: the stage
+    chooses) change the last bits at most. shard_size is in items. preset is what a workspace that
+    follows none yet is to follow; None leaves it alone.
     """
 
-    device: str = "auto"
-    dtype: str = "auto"
-    batch_size: int | None = None
-    shard_size: int = 256
-    force: bool = False
-    retry_failed: bool = False
-    quiet: bool = False
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.", panel=COMMON)] = "auto"
+    dtype: Annotated[str, Option("auto, float32, bfloat16 or float16.", panel=COMMON)] = "auto"
+    batch_size: Annotated[
+        int | None,
+        Option(
+            "Items computed at a time, or auto; not part of the result.",
+            COUNT,
+            panel=COMMON,
+            auto=True,
+        ),
+    ] = None
+    shard_size: Annotated[int, Option("Items committed at a time.", COUNT, panel=COMMON)] = 256
+    force: Annotated[bool, Option("Make the artifact again.", panel=COMMON)] = False
+    retry_failed: Annotated[bool, Option("Run only the rows that failed.", panel=COMMON)] = False
+    quiet: Annotated[
+        bool,
+        Option("Print results, warnings and errors only.", names=("--quiet", "-q"), panel=COMMON),
+    ] = False
+    keep: Annotated[
+        int, Option("Earlier results of other input to keep.", NOT_NEGATIVE, panel=COMMON)
+    ] = 5
+    preset: Annotated[str | None, Option("The preset to remember.", panel=COMMON)] = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def chosen_dtype(self) -> dict[str, str]:
         """The dtype as a setting: it changes the result, so it counts where it was chosen."""
         return {} if self.dtype == "auto" else {"dtype": self.dtype}
-
-
-def preset_names() -> list[str]:
-    """Names of the presets that come with syntic."""
-    return sorted(path.stem for path in PRESETS.glob("*.toml"))
-
-
-def load_preset(name: str) -> dict[str, dict[str, Any]]:
-    """Read a preset by its name or the path of a TOML file.
-
-    Raises:
-        SynticError: where it does not exist, is no TOML, or has an unknown section or key.
-    """
-    path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
-    if not path.is_file():
-        raise SynticError(
-            f"--preset {name}: no such preset; "
-            f"take one of {', '.join(preset_names())} or the path of a .toml file"
-        )
-    try:
-        sections = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SynticError(f"{path}: not a readable TOML file ({error})") from error
-    for section, values in sections.items():
-        if section not in SECTIONS or not isinstance(values, dict):
-            raise SynticError(f"{path}: unknown section {section!r}; known: {', '.join(SECTIONS)}")
-        known = {f.name: str(f.type) for f in fields(SECTIONS[section])}
-        if unknown := set(values) - set(known):
-            raise SynticError(
-                f"{path}: [{section}] has no {min(unknown)!r}; known: {', '.join(sorted(known))}"
-            )
-        for key, value in values.items():
-            if type(value) not in TYPES[known[key].removesuffix(" | None")]:
-                raise SynticError(f"{path}: [{section}] {key} = {value!r}: not {known[key]}")
-        _resolve_folder(values, path.parent)
-    return sections
-
-
-def _resolve_folder(values: dict[str, Any], beside: Path) -> None:
-    """A model folder given relative to the preset file becomes a path that works anywhere."""
-    model = values.get("model", "")
-    if model.startswith(("./", "../")):
-        values["model"] = str((beside / model).resolve())
-
-
-def resolve(
-    kind: type[Settings], preset: Mapping[str, Mapping[str, Any]], **options: Any
-) -> Settings:
-    """A stage's settings: the preset's values under the options that were given (not None).
-
-    Raises:
-        SynticError: where a value is missing or out of its range.
-    """
-    values = {**preset.get(kind.stage, {}), **{k: v for k, v in options.items() if v is not None}}
-    try:
-        settings = kind(**values)
-    except TypeError as error:
-        raise SynticError(f"preset: [{kind.stage}] lacks a value ({error})") from error
-    _check_ranges(settings)
-    return settings
-
-
-AT_LEAST_ONE = ("steps", "epochs", "batch_size", "layers", "heads", "width", "beam", "max_length")
-POSITIVE = ("temperature", "lr")
-NOT_NEGATIVE = ("max_objects", "rerank")
-SHARES = ("threshold", "dropout", "label_smoothing", "noise", "validation")
-
-
-def _check_ranges(settings: Any) -> None:
-    for name, value in asdict(settings).items():
-        option = "--" + name.replace("_", "-")
-        if name in AT_LEAST_ONE and value < 1:
-            raise SynticError(f"{option} {value}: must be at least 1")
-        if name in POSITIVE and value is not None and not 0 < value < float("inf"):
-            raise SynticError(f"{option} {value}: must be a number above 0")
-        if name in SHARES and not 0 <= value < 1:
-            raise SynticError(f"{option} {value}: must be at least 0 and below 1")
-        if name == "size" and (value < 16 or value % 8):
-            raise SynticError(f"{option} {value}: must be a multiple of 8, at least 16")
-        if name in NOT_NEGATIVE and not 0 <= value < float("inf"):
-            raise SynticError(f"{option} {value}: must be a number of 0 or more")
-    if isinstance(settings, TrainSettings) and settings.width % settings.heads:
-        raise SynticError(
-            f"--width {settings.width} --heads {settings.heads}: "
-            "the width must be a multiple of the heads"
-        )
-
-
-def model_folder(name: str) -> Path | None:
-    """The local folder that a model's name means, or None for a hub id or a library's own name.
-
-    Raises:
-        SynticError: where the name is written as a path and there is no such folder.
-    """
-    path = PRESETS / name[len(PACKAGED) :] if name.startswith(PACKAGED) else Path(name)
-    if path.is_dir():
-        return path
-    if name.startswith((PACKAGED, "/", "./", "../", "~")) or name.count("/") > 1:
-        raise SynticError(f"{name}: no such model folder")
-    return None
-
-
-def identity(model: str, revision: str | None = None, pretrained: str | None = None) -> str:
-    """What a model's name stands for, for a fingerprint: a folder's content, or the pinned name."""
-    folder = model_folder(model)
-    if folder is not None:
-        return f"folder {folder.name} {folder_digest(folder)[:16]}"
-    return " ".join(part for part in (model, pretrained, revision) if part)
-
-
-def folder_digest(folder: Path) -> str:
-    """sha256 over the names, sizes, beginnings and ends of a model folder's files.
-
-    A model of gigabytes is told apart from another in milliseconds; a change in the middle of a
-    file that leaves its size is not seen.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".safetensors", ".json", ".txt", ".model", ".bin") and path.is_file():
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(HASHED_BYTES))
-                file.seek(max(0, size - HASHED_BYTES))
-                digest.update(file.read())
-    return digest.hexdigest()

@@ -87,7 +87,8 @@ def warm() -> None:
     import open_clip
     import transformers
 
-    from syntic_cli.stages import caption, evaluate, fit, optimize  # noqa: F401
+    from syntic_cli import fit
+    from syntic_cli.stages import caption, evaluate, optimize  # noqa: F401
 
     # Their lazily imported halves, which every child would import again.
     for library, names in (

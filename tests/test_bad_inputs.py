@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from syntic_cli.artifacts import Artifact
+from syntic_cli.artifacts.reading import Artifact
 
 from .conftest import CAPTIONS, RunCli
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from syntic_cli import Captioner
-from syntic_cli.artifacts import Artifact
+from syntic_cli.artifacts.reading import Artifact
 from syntic_cli.stages.synthesize import item_seed
 
 from .conftest import CAPTIONS, DATA, RunCli
@@ -245,7 +245,7 @@ class TestVariants:
         for stage in ("encode", "optimize", "detect", "project", "train"):
             result = run_cli(stage, "-w", workspace)
             assert result.exit_code == 0, result.stderr
-        assert "1 pairs are left out" in result.stderr.replace("\n", " ")
+        assert "1 pair left out" in result.stderr.replace("\n", " ")
         with Artifact(workspace / "projected.h5") as artifact:
             assert np.flatnonzero(~artifact.numbers("valid")).tolist() == [3]
 

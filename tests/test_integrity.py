@@ -23,9 +23,9 @@ import pytest
 from PIL import Image
 
 import syntic_cli
-from syntic_cli.artifacts import COLUMNS, Artifact
+from syntic_cli.artifacts.reading import Artifact
+from syntic_cli.artifacts.shards import Draft
 from syntic_cli.errors import Interrupted, SynticError
-from syntic_cli.shards import Output
 
 from . import faults
 from .conftest import RunCli
@@ -57,7 +57,7 @@ def read_all(path: Path) -> list[Any]:
     """Everything that the stages read of an artifact."""
     with Artifact(path) as artifact:
         found: list[Any] = [sorted((k, str(v)) for k, v in artifact.attributes.items())]
-        for name, column in COLUMNS[artifact.stage].items():
+        for name, column in artifact.columns.items():
             values = artifact.column(name)
             found.append(values if column.kind != "number" else np.asarray(values).tobytes())
         for group in ("decoder", "history"):
@@ -203,10 +203,10 @@ class TestDamage:
 
     def test_damaged_checkpoint(self, run: Path, run_cli: RunCli) -> None:
         interrupt_before_finish("train", run_cli, run)
-        checkpoint = run / "captioner.h5.forced.parts" / "checkpoint.safetensors"
+        checkpoint = run / "captioner.h5.forced.parts" / "checkpoint"
         checkpoint.write_bytes(checkpoint.read_bytes()[:100])
         message = one_error(run_cli("train", "-w", run, "--force"))
-        assert "checkpoint.safetensors: damaged" in message
+        assert "checkpoint: damaged" in message
         checkpoint.unlink()
         assert run_cli("train", "-w", run, "--force").exit_code == 0
 
@@ -232,13 +232,13 @@ def interrupt_before_finish(stage: str, run_cli: RunCli, workspace: Path, *more:
         raise Interrupted(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Output, "finish", stop)
+        patch.setattr(Draft, "finish", stop)
         assert run_cli(stage, "-w", workspace, "--force", *more).exit_code == 143
 
 
 def assert_close(one: Path, other: Path) -> None:
     with Artifact(one) as first, Artifact(other) as second:
-        for name, column in COLUMNS[first.stage].items():
+        for name, column in first.columns.items():
             if column.kind == "number":
                 np.testing.assert_allclose(first.numbers(name), second.numbers(name), atol=1e-5)
             else:
@@ -320,7 +320,7 @@ assert not heavy, heavy
 class TestLock:
     def test_live_process_is_named(self, run: Path, run_cli: RunCli) -> None:
         program = (
-            "import sys; from pathlib import Path; from syntic_cli.workspace import locked\n"
+            "import sys; from pathlib import Path; from syntic_cli.artifacts.making import locked\n"
             "with locked(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
         )
         command = [sys.executable, "-c", program, run]
@@ -493,7 +493,7 @@ class TestSignals:
     ) -> None:
         import importlib
 
-        from syntic_cli.stages import fit
+        from syntic_cli import fit
 
         where = importlib.import_module(f"syntic_cli.method.{module}")
         original, calls = getattr(where, function), []

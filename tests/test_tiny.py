@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from syntic_cli import Captioner
-from syntic_cli.artifacts import Artifact
+from syntic_cli.artifacts.reading import Artifact
 from syntic_cli.metrics import score
-from syntic_cli.settings import PRESETS, CaptionSettings, load_preset, resolve
+from syntic_cli.presets import FOLDER, load_preset, resolve
+from syntic_cli.settings import CaptionSettings
 
 from .conftest import DATA, RunCli
 
@@ -19,10 +20,10 @@ MEGABYTES = 64
 
 
 def test_is_small_enough_and_has_its_cards() -> None:
-    files = [path for path in (PRESETS / "tiny").rglob("*") if path.is_file()]
+    files = [path for path in (FOLDER / "tiny").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MEGABYTES * 10**6
     for model in ("clip", "detector", "text_to_image"):
-        card = (PRESETS / "tiny" / model / "README.md").read_text()
+        card = (FOLDER / "tiny" / model / "README.md").read_text()
         for section in ("Figures", "Where it errs", "licences"):
             assert section in card
 
@@ -64,7 +65,7 @@ def test_the_dual_encoder_without_norms_answers_as_open_clip_does() -> None:
     from syntic_cli.settings import EncodeSettings
 
     clip = load_clip(EncodeSettings("preset:tiny/clip"), torch.device("cpu"), torch.float32)
-    folder = f"local-dir:{PRESETS / 'tiny' / 'clip'}"
+    folder = f"local-dir:{FOLDER / 'tiny' / 'clip'}"
     model, _, _ = open_clip.create_model_and_transforms(folder)
     pixels = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -100,7 +101,7 @@ def test_reranked_captions_fit_their_photos_better(photos: list[Path]) -> None:
     import torch
     from PIL import Image
 
-    folder = f"local-dir:{PRESETS / 'tiny' / 'clip'}"
+    folder = f"local-dir:{FOLDER / 'tiny' / 'clip'}"
     model, _, preprocess = open_clip.create_model_and_transforms(folder)
     tokenizer = open_clip.get_tokenizer(folder)
     model.eval()

@@ -22,7 +22,7 @@ from data import Photo, flickr8k, half_b
 from torch import Tensor
 from torch.nn import functional as F
 
-from syntic_cli.artifacts import Artifact
+from syntic_cli.artifacts.reading import Artifact
 from syntic_cli.method.decoder import Decoder, DecoderConfig
 from syntic_cli.method.projection import nearest, project
 from syntic_cli.method.refinement import refine
@@ -37,16 +37,15 @@ from syntic_cli.method.training import (
 from syntic_cli.metrics import score
 from syntic_cli.models.clip import load_clip
 from syntic_cli.models.detector import load_detector
+from syntic_cli.models.identity import identity
 from syntic_cli.photos import load_photo
+from syntic_cli.presets import load_preset, resolve
 from syntic_cli.settings import (
     DetectSettings,
     EncodeSettings,
     OptimizeSettings,
     ProjectSettings,
     TrainSettings,
-    identity,
-    load_preset,
-    resolve,
 )
 from syntic_cli.tokenizer import decode_captions, encode_captions, end_token, make_tokenizer
 

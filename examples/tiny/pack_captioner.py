@@ -8,8 +8,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from syntic_cli.artifacts import COLUMNS, Artifact
-from syntic_cli.writing import HDF5_VERSION, write_artifact
+from syntic_cli.artifacts.reading import Artifact
+from syntic_cli.artifacts.writing import HDF5_VERSION, write_artifact
+from syntic_cli.schema import STAGES
 
 KEPT = ("decoder_config", "projection_temperature", "projection", "best_epoch")
 # Compressed, the preset just stays below its 64 MB with numbers of up to this.
@@ -70,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     scales: dict[str, np.ndarray] = {}
     with Artifact(arguments.captioner, "train") as artifact:
-        columns = {name: artifact.column(name) for name in COLUMNS["train"]}
+        columns = {name: artifact.column(name) for name in STAGES["train"].columns}
         # Nothing at run time reads the texts themselves, which would be 2 MB.
         columns["support_captions"] = [""] * len(columns["support_captions"])
         columns["support"], scales["support"] = in_five_levels(np.asarray(columns["support"]))

@@ -8,7 +8,8 @@ from data import Photo, coco128, flickr8k
 
 from syntic_cli import Captioner
 from syntic_cli.metrics import score
-from syntic_cli.settings import CaptionSettings, load_preset, resolve
+from syntic_cli.presets import load_preset, resolve
+from syntic_cli.settings import CaptionSettings
 
 METRICS = ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 

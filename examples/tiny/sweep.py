@@ -10,7 +10,8 @@ from dataclasses import replace
 from ablation import METRICS, Variant, make_parser, open_bench, refined
 
 from syntic_cli.method.projection import project
-from syntic_cli.settings import OptimizeSettings, load_preset, resolve
+from syntic_cli.presets import load_preset, resolve
+from syntic_cli.settings import OptimizeSettings
 
 TEMPERATURES = (1 / 100, 1 / 50, 1 / 20)
 EPOCHS = (0, 4, 8, 16, 32)

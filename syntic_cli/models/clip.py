@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..settings import EncodeSettings, model_folder
+from ..settings import EncodeSettings
 from ..transfer import pinned
+from .identity import model_folder
 from .loading import loading
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..settings import DetectSettings, model_folder
+from ..settings import DetectSettings
 from ..transfer import pinned, stack_on
+from .identity import model_folder
 from .loading import loading
 
 

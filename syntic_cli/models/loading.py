@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import SynticError
+from ..errors import MissingError, SynticError
 
 Result = TypeVar("Result")
 
@@ -83,7 +83,7 @@ def loading(kind: str, name: str) -> Iterator[None]:
     """Turn whatever a model library raises while it loads into one line that names the model.
 
     Raises:
-        SynticError: where the model cannot be loaded.
+        MissingError: where the model cannot be loaded.
     """
     with quiet_libraries():
         try:
@@ -92,7 +92,7 @@ def loading(kind: str, name: str) -> Iterator[None]:
             raise
         # The libraries raise dozens of types, their hub client's among them.
         except Exception as error:
-            raise SynticError(
+            raise MissingError(
                 f"{kind} {name}: cannot be loaded ({_reason(error)}); check the name, or, without "
                 "a network, that its files are in the local cache or give a local folder"
             ) from error
@@ -113,17 +113,31 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep the model libraries' own bars and warnings out of syntic's output."""
+    """Keep the model libraries' own bars and warnings out of syntic's output; afterwards their
+    loggers are as the caller had them."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 
-    for library in (diffusers_logging, transformers_logging):
+    libraries = (diffusers_logging, transformers_logging)
+    root = logging.getLogger()
+    before = (
+        root.level,
+        [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries],
+    )
+    for library in libraries:
         library.set_verbosity_error()
         library.disable_progress_bar()
-    logging.getLogger().setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    root.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(before[0])
+        for library, (verbosity, bar) in zip(libraries, before[1], strict=True):
+            library.set_verbosity(verbosity)
+            if bar:
+                library.enable_progress_bar()
 
 
 def worth_compiling(chosen: bool | None, device: torch.device, passes: int, enough: int) -> bool:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..settings import SynthesizeSettings, model_folder
+from ..settings import SynthesizeSettings
 from ..transfer import HostCopy
-from .loading import loading
+from .identity import model_folder
+from .loading import loading, quiet_libraries
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class TextToImage:
             arguments["negative_prompt_embeds"] = self.negative.expand(len(prompts), -1, -1)
         else:
             arguments["prompt"] = list(prompts)
-        output = self.pipeline(output_type="pt", **arguments)
+        with quiet_libraries():
+            output = self.pipeline(output_type="pt", **arguments)
         return _as_pixels(output.images, getattr(output, "nsfw_content_detected", None))
 
     def compile(self) -> None:

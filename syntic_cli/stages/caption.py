@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .. import console
-from ..artifacts import Artifact, Input, Recipe
-from ..errors import Interrupted, SynticError
-from ..settings import CaptionSettings, Run
-from ..workspace import FILES, as_input, begun, find_input
-from .captioner import SHIPPED, Caption, Captioner, named_objects
-from .rows import making, map_rows, report_failures
+from ..artifacts.making import Earlier, making
+from ..artifacts.reading import Artifact
+from ..artifacts.recipe import Input, Recipe
+from ..artifacts.records import Caption, path_text, read_captions, reopen
+from ..artifacts.workspace import begun, open_input
+from ..captioner import Captioner
+from ..errors import Interrupted
+from ..models.identity import identity
+from ..passes import Opened, map_work
+from ..presets import SHIPPED, SHIPPED_PRESET
+from ..schema import CAPTION, TRAIN
+from ..settings import CaptionSettings, DetectSettings, Run
 
-STAGE = "caption"
 BATCH_SIZE = {"cpu": 32, "cuda": 128, "mps": 32}
 
 
@@ -31,9 +37,12 @@ def caption(
     support: Path | None = None,
     clip: str | None = None,
     detector: str | None = None,
+    objects: DetectSettings | None = None,
     output: Path | None = None,
 ) -> Path:
     """Caption photos and store the result.
+
+    Rows of photos that have not changed since are taken over from captions that are there.
 
     Args:
         photos: image files, from `syntic_cli.photos.find_photos`.
@@ -43,45 +52,52 @@ def caption(
         captioner: the captioner, if not the workspace's own or the shipped one.
         support: a features file whose text features replace the support set.
         clip, detector: other places of the frozen models than those it was trained with.
+        objects: a detector of objects to be shown, for a captioner that uses none; `detector` means
+            one, too, for such a captioner.
         output: the artifact, if not the workspace's own.
 
     Returns:
         The path of the artifact, with a row for every photo in the order given.
 
     Raises:
-        SynticError: see the message.
+        SynticError: where there is no captioner, a model is not the one it was trained with,
+            another artifact is in the way, or the output cannot be written.
     """
-    run = run or Run()
-    path = output or Path(workspace) / FILES[STAGE]
-    source = find_captioner(Path(workspace), captioner, quiet=run.quiet)
-    recipe = _recipe(photos, source, path, settings, run, support, (clip, detector))
-    # A file that was named is not renamed for another.
-    unrelated = _of_other_photos if output is None else None
-    with making(path, recipe, run, unrelated=unrelated) as making_output:
-        if making_output is None:
-            return path
-        model = Captioner.load(
-            source,
-            settings=settings,
-            support=support,
-            clip=clip,
-            detector=detector,
-            device=run.device,
-            dtype=run.dtype,
+    run, folder = run or Run(), Path(workspace)
+    path = output or folder / CAPTION.file
+    states = [photo_state(photo) for photo in photos]
+    with open_captioner(folder, captioner, quiet=run.quiet) as source:
+        given = {
+            "photos": Input("photos", _digest(photos, states), console.count(len(photos), "photo")),
+            "captioner": source.as_input(path),
+        }
+        if support is not None:
+            with open_input(folder, "encode", "optimize", given=support) as texts:
+                given["support"] = texts.as_input(path)
+        if source.recipe.settings.get("objects", True):
+            objects = None
+        elif detector is not None:
+            objects, detector = replace(objects or DetectSettings(detector), model=detector), None
+        chosen: dict[str, Any] = {k: v for k, v in asdict(settings).items() if v is not None}
+        named = {"clip": clip, "detector": detector}
+        chosen.update({role: name for role, name in named.items() if name})
+        if objects is not None:
+            shown = identity(objects.model, objects.revision)
+            chosen["objects"] = f"{shown}, {objects.threshold}, {objects.max_objects}"
+        chosen.update(run.chosen_dtype())
+        recipe = Recipe(CAPTION.name, chosen, given, source.recipe.models)
+        work = Describing(
+            photos, states, source.path, source.state, settings, support, clip, detector, objects
         )
-        making_output.begin()
-        map_rows(
-            making_output,
-            len(photos),
-            model.mapper(photos),
-            title=STAGE,
-            unit="photos",
-            batch_size=run.batch_size or BATCH_SIZE[model.device_type],
-            run=run,
-        )
-        making_output.finish(columns={"vocabulary": model.vocabulary})
-    with Artifact(path, STAGE) as made:
-        report_failures(STAGE, made.texts("error"), "photos")
+
+        def earlier(there: Artifact) -> Earlier | None:
+            return _take_over(there, recipe, photos, states, named=output is not None)
+
+        with making(path, recipe, run, earlier=earlier) as draft:
+            if not draft.up_to_date:
+                map_work(draft, len(photos), work, run)
+    with Artifact(path, CAPTION.name) as made:
+        console.failures(CAPTION.name, made.texts("error"), "photos")
     return path
 
 
@@ -100,100 +116,116 @@ def caption_and_read(
     nothing is left on the disk.
     """
     if output is not None or begun(workspace):
-        return read_captions(caption(photos, workspace, settings, run, output=output, **models))
+        return _read(caption(photos, workspace, settings, run, output=output, **models))
     with tempfile.TemporaryDirectory(prefix="syntic-") as folder:
-        target = Path(folder) / FILES[STAGE]
+        target = Path(folder) / CAPTION.file
         try:
-            return read_captions(caption(photos, workspace, settings, run, output=target, **models))
+            return _read(caption(photos, workspace, settings, run, output=target, **models))
         except Interrupted as interrupted:
             raise Interrupted(interrupted.signal_number, kept=False) from None
 
 
-def _of_other_photos(earlier: Recipe, recipe: Recipe) -> bool:
-    return earlier.inputs["photos"] != recipe.inputs["photos"]
+def _read(path: Path) -> list[Caption]:
+    with Artifact(path, CAPTION.name) as artifact:
+        return read_captions(artifact)
 
 
-def find_captioner(workspace: Path, given: Path | None, *, quiet: bool = False) -> Path:
-    """The captioner to use: the one named, the workspace's own, or the one that ships.
+@dataclass(frozen=True)
+class Describing:
+    """The work of captioning photos with the captioner at `source` while it is in this state."""
+
+    photos: Sequence[Path]
+    states: Sequence[str]
+    source: Path
+    state: str
+    settings: CaptionSettings
+    support: Path | None
+    clip: str | None
+    detector: str | None
+    objects: DetectSettings | None
+    title: ClassVar[str] = CAPTION.name
+    unit: ClassVar[str] = "photos"
+
+    @contextmanager
+    def open(self, run: Run) -> Iterator[Opened]:
+        """Load the captioner and its frozen models; see `passes.Work`."""
+        with reopen(self.source, self.state, TRAIN.name) as source:
+            model = Captioner.from_artifact(
+                source,
+                settings=self.settings,
+                support=self.support,
+                clip=self.clip,
+                detector=self.detector,
+                objects=self.objects,
+                device=run.device,
+                dtype=run.dtype,
+            )
+        yield Opened(
+            model.mapper(self.photos, self.states),
+            run.batch_size or BATCH_SIZE[model.device.type],
+            model.device,
+            model.dtype,
+            {"vocabulary": model.vocabulary},
+        )
+
+
+def shipped_preset(workspace: Path, captioner: Path | None) -> str | None:
+    """The preset by which the captioner that is used decodes, where it is the shipped one."""
+    shipped = captioner is None and not (workspace / TRAIN.file).exists()
+    return SHIPPED_PRESET if shipped else None
+
+
+def open_captioner(workspace: Path, given: Path | None, *, quiet: bool = False) -> Artifact:
+    """The captioner to use, open: the one named, the workspace's own, or the one that ships.
 
     Raises:
-        SynticError: where there is none, or where it is stale.
+        MissingError: where there is none.
+        StaleError: where the workspace's own is stale.
     """
-    path = given or workspace / FILES["train"]
-    if given is None and not path.exists():
-        if not SHIPPED.exists():
-            raise SynticError(f"{path}: no captioner; run the chain up to `syntic train` first")
+    if given is None and not (workspace / TRAIN.file).exists() and SHIPPED.exists():
         console.note(
             f"no captioner in {workspace}: using the small one that ships with syntic", quiet=quiet
         )
-        return SHIPPED
-    return find_input(workspace, "train", given=given)
+        given = SHIPPED
+    return open_input(workspace, TRAIN.name, given=given)
 
 
-def _recipe(
-    photos: Sequence[Path],
-    source: Path,
-    path: Path,
-    settings: CaptionSettings,
-    run: Run,
-    support: Path | None,
-    models: tuple[str | None, str | None],
-) -> Recipe:
-    chosen: dict[str, Any] = {k: v for k, v in asdict(settings).items() if v is not None}
-    chosen.update({k: v for k, v in zip(("clip", "detector"), models, strict=True) if v})
-    chosen.update(run.chosen_dtype())
-    inputs = {
-        "photos": Input("photos", photos_digest(photos), f"{len(photos)} photos"),
-        "captioner": as_input(source, path),
-    }
-    if support is not None:
-        inputs["support"] = as_input(support, path)
-    with Artifact(source, "train") as artifact:
-        return Recipe(STAGE, chosen, inputs, artifact.recipe.models)
+def photo_state(photo: Path) -> str:
+    """What tells a photo from a changed one of its name: size in bytes and time of change."""
+    try:
+        found = photo.stat()
+    except OSError:
+        return "not there"
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
-def photos_digest(photos: Sequence[Path]) -> str:
-    """sha256 over the photos' paths, sizes and times of change, in their order."""
+def _digest(photos: Sequence[Path], states: Sequence[str]) -> str:
+    """sha256 over the photos' paths and states, in their order."""
     digest = hashlib.sha256()
-    for photo in photos:
-        try:
-            found = photo.stat()
-            state = f"{found.st_size} {found.st_mtime_ns}"
-        except OSError:
-            state = "not there"
+    for photo, state in zip(photos, states, strict=True):
         digest.update(f"{photo}\0{state}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def read_captions(path: Path) -> list[Caption]:
-    """The rows of a captions artifact.
+def _take_over(
+    there: Artifact, recipe: Recipe, photos: Sequence[Path], states: Sequence[str], *, named: bool
+) -> Earlier | None:
+    """What becomes of captions that are there, of other photos or by another recipe.
 
-    Raises:
-        SynticError: where it cannot be read.
+    Those of the same recipe give the rows of photos that have not changed. What would be lost with
+    them is kept under another name; a file that was `named` is not renamed for another.
     """
-    with Artifact(path, STAGE) as artifact:
-        found = artifact.objects(0, artifact.rows)
-        vocabulary = artifact.texts("vocabulary")
-        cuts = found["offsets"]
-        columns = zip(
-            artifact.texts("path"),
-            artifact.texts("caption"),
-            artifact.numbers("log_probability").tolist(),
-            artifact.texts("error"),
-            strict=True,
-        )
-        return [
-            Caption(
-                photo,
-                text,
-                log_probability,
-                named_objects(
-                    found["label"][cuts[row] : cuts[row + 1]],
-                    found["score"][cuts[row] : cuts[row + 1]],
-                    found["box"][cuts[row] : cuts[row + 1]],
-                    vocabulary,
-                ),
-                error,
-            )
-            for row, (photo, text, log_probability, error) in enumerate(columns)
-        ]
+    others = {role: given for role, given in recipe.inputs.items() if role != "photos"}
+    same = there.recipe.settings == recipe.settings and others == {
+        role: given for role, given in there.recipe.inputs.items() if role != "photos"
+    }
+    if there.recipe.inputs["photos"].fingerprint == recipe.inputs["photos"].fingerprint:
+        return None
+    paths = there.texts("path")
+    rows = dict(zip(zip(paths, there.column("state"), strict=True), range(there.rows), strict=True))
+    names = [path_text(photo) for photo in photos]
+    known = [rows.get(key, -1) if same else -1 for key in zip(names, states, strict=True)]
+    lost = not same or not set(paths) <= set(names)
+    if named and lost:
+        return None
+    return Earlier(known, keep=lost)

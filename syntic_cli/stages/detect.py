@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from .. import console
-from ..artifacts import Artifact, Recipe, Values
-from ..errors import SynticError
-from ..settings import DetectSettings, Run, identity
-from ..workspace import FILES, as_input, find_input
-from .encode import read_image
-from .rows import Mapper, errors_of, making, map_rows, report_failures
+from ..artifacts.making import making
+from ..artifacts.reading import Artifact
+from ..artifacts.recipe import Recipe
+from ..artifacts.records import errors_of, pack_objects, read_image, reopen
+from ..artifacts.workspace import open_input
+from ..models.identity import identity
+from ..passes import Mapper, Opened, map_work
+from ..schema import DETECT
+from ..settings import DetectSettings, Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..models.detector import Detector, Objects
 
-STAGE = "detect"
 # On a CPU small batches are twice as fast: their activations stay in the cache.
 BATCH_SIZE = {"cpu": 4, "cuda": 64, "mps": 8}
 
@@ -48,46 +51,54 @@ def detect(
         The path of the artifact: objects of all rows one after the other, cut by offsets.
 
     Raises:
-        SynticError: see the message.
+        SynticError: where an input or the model cannot be used, another artifact is in the way, or
+            the output cannot be written.
     """
     run = run or Run()
-    path = output or Path(workspace) / FILES[STAGE]
-    source = find_input(Path(workspace), "synthesize", given=synthetic)
+    path = output or Path(workspace) / DETECT.file
     chosen = asdict(settings)
     chosen["model"] = identity(settings.model, settings.revision)
     del chosen["revision"]
     chosen.update(run.chosen_dtype())
-    with Artifact(source, "synthesize") as pairs:
-        inputs, models = (
-            {"synthetic": as_input(source, path)},
-            {"detector": {**asdict(settings), "identity": chosen["model"]}},
-        )
-        recipe = Recipe(STAGE, chosen, inputs, models, pairs.state)
-        _make(path, recipe, pairs, settings, run)
+    with open_input(Path(workspace), "synthesize", given=synthetic) as pairs:
+        models = {"detector": {**asdict(settings), "identity": chosen["model"]}}
+        inputs = {"synthetic": pairs.as_input(path)}
+        recipe = Recipe(DETECT.name, chosen, inputs, models, pairs.state)
+        with making(path, recipe, run) as draft:
+            if not draft.up_to_date:
+                work = Detection(pairs.path, pairs.state, settings)
+                map_work(draft, pairs.rows, work, run)
     _report(path, run)
     return path
 
 
-def _make(path: Path, recipe: Recipe, pairs: Artifact, settings: DetectSettings, run: Run) -> None:
-    with making(path, recipe, run) as making_output:
-        if making_output is None:
-            return
+@dataclass(frozen=True)
+class Detection:
+    """The work on each image of the artifact at `source` while it is in this state."""
+
+    source: Path
+    state: str
+    settings: DetectSettings
+    title: ClassVar[str] = DETECT.name
+    unit: ClassVar[str] = "images"
+
+    @contextmanager
+    def open(self, run: Run) -> Iterator[Opened]:
+        """Load the detector; see `passes.Work`."""
         from ..models.detector import load_detector
         from ..models.loading import find_device, find_dtype
 
         device = find_device(run.device)
-        model = load_detector(settings, device, find_dtype(run.dtype, device))
-        making_output.begin()
-        map_rows(
-            making_output,
-            pairs.rows,
-            _mapper(model, pairs),
-            title=STAGE,
-            unit="images",
-            batch_size=run.batch_size or BATCH_SIZE[device.type],
-            run=run,
-        )
-        making_output.finish(columns={"vocabulary": model.vocabulary})
+        dtype = find_dtype(run.dtype, device)
+        with reopen(self.source, self.state, "synthesize") as pairs:
+            model = load_detector(self.settings, device, dtype)
+            yield Opened(
+                _mapper(model, pairs),
+                run.batch_size or BATCH_SIZE[device.type],
+                device,
+                dtype,
+                {"vocabulary": model.vocabulary},
+            )
 
 
 def _mapper(model: Detector, pairs: Artifact) -> Mapper[Tensor, Objects]:
@@ -106,27 +117,13 @@ def _mapper(model: Detector, pairs: Artifact) -> Mapper[Tensor, Objects]:
     )
 
 
-def pack_objects(results: Sequence[Any]) -> dict[str, Values]:
-    """Objects of consecutive rows as ragged datasets; a failed row has none."""
-    from ..models.detector import NO_OBJECTS
-
-    rows = [NO_OBJECTS if isinstance(result, SynticError) else result for result in results]
-    counts = [len(row.labels) for row in rows]
-    return {
-        "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        "label": np.concatenate([row.labels for row in rows]),
-        "score": np.concatenate([row.scores for row in rows]),
-        "box": np.concatenate([row.boxes for row in rows]),
-    }
-
-
 def _report(path: Path, run: Run) -> None:
     with Artifact(path) as made:
         errors = made.texts("error")
         counts = np.diff(made.numbers("offsets"))
-    report_failures(STAGE, errors, "images")
+    console.failures(DETECT.name, errors, "images")
     console.note(
-        f"{STAGE}: {counts.mean():.1f} objects an image, none in "
+        f"{DETECT.name}: {counts.mean():.1f} objects an image, none in "
         f"{100 * (counts == 0).mean():.0f} % of them",
         quiet=run.quiet,
     )

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from .. import console
-from ..artifacts import Artifact, Recipe, Values
+from ..artifacts.making import making
+from ..artifacts.reading import Artifact, Values
+from ..artifacts.recipe import Recipe
+from ..artifacts.records import read_image, reopen
+from ..artifacts.workspace import open_input
 from ..errors import SynticError
-from ..photos import decode_image
-from ..settings import EncodeSettings, Run, identity
-from ..workspace import FILES, as_input, find_input
-from .rows import Mapper, making, map_rows, report_failures
+from ..models.identity import identity
+from ..passes import Mapper, Opened, map_work
+from ..schema import ENCODE
+from ..settings import EncodeSettings, Run
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from ..models.clip import Clip
 
-STAGE = "encode"
 # On a CPU small batches are twice as fast: their activations stay in the cache.
 BATCH_SIZE = {"cpu": 4, "cuda": 256, "mps": 64}
 # Batches from which on a minute of compiling is repaid.
@@ -53,68 +55,55 @@ def encode(
         were blanked are marked as not valid.
 
     Raises:
-        SynticError: see the message.
+        SynticError: where an input or the model cannot be used, another artifact is in the way, or
+            the output cannot be written.
     """
     run = run or Run()
-    path = output or Path(workspace) / FILES[STAGE]
-    source = find_input(Path(workspace), "synthesize", given=synthetic)
+    path = output or Path(workspace) / ENCODE.file
     name = identity(settings.model, settings.revision, settings.pretrained)
-    with Artifact(source, "synthesize") as pairs:
+    with open_input(Path(workspace), "synthesize", given=synthetic) as pairs:
         recipe = Recipe(
-            STAGE,
+            ENCODE.name,
             {"model": name, **run.chosen_dtype()},
-            {"synthetic": as_input(source, path)},
+            {"synthetic": pairs.as_input(path)},
             {**pairs.recipe.models, "clip": {**asdict(settings), "identity": name}},
             pairs.state,
         )
-        _make(path, recipe, pairs, settings, run, compiled)
+        with making(path, recipe, run) as draft:
+            if not draft.up_to_date:
+                work = Encoding(pairs.path, pairs.state, settings, compiled)
+                map_work(draft, pairs.rows, work, run)
     with Artifact(path) as made:
-        report_failures(STAGE, made.texts("error"), "pairs")
+        console.failures(ENCODE.name, made.texts("error"), "pairs")
     return path
 
 
-def _make(
-    path: Path,
-    recipe: Recipe,
-    pairs: Artifact,
-    settings: EncodeSettings,
-    run: Run,
-    compiled: bool | None,
-) -> None:
-    with making(path, recipe, run) as making_output:
-        if making_output is None:
-            return
+@dataclass(frozen=True)
+class Encoding:
+    """The work on each pair of the artifact at `source` while it is in this state."""
+
+    source: Path
+    state: str
+    settings: EncodeSettings
+    compiled: bool | None
+    title: ClassVar[str] = ENCODE.name
+    unit: ClassVar[str] = "pairs"
+
+    @contextmanager
+    def open(self, run: Run) -> Iterator[Opened]:
+        """Load the dual encoder; see `passes.Work`."""
         from ..models.clip import load_clip
         from ..models.loading import find_device, find_dtype, worth_compiling
 
         device = find_device(run.device)
-        model = load_clip(settings, device, find_dtype(run.dtype, device))
-        batch_size = run.batch_size or BATCH_SIZE[device.type]
-        if worth_compiling(compiled, device, pairs.rows // batch_size, BATCHES_WORTH_COMPILING):
-            model.compile()
-        making_output.begin()
-        map_rows(
-            making_output,
-            pairs.rows,
-            _mapper(model, pairs),
-            title=STAGE,
-            unit="pairs",
-            batch_size=batch_size,
-            run=run,
-        )
-        making_output.finish()
-
-
-def read_image(pairs: Artifact, row: int, at_least: int | None) -> Image.Image:
-    """The synthetic image of a row.
-
-    Raises:
-        SynticError: where it was not generated or cannot be decoded.
-    """
-    data = pairs.byte_strings("images", row, row + 1)[0]
-    if not data:
-        raise SynticError("the image was not generated")
-    return decode_image(data, f"image of row {row}", at_least=at_least)
+        dtype = find_dtype(run.dtype, device)
+        with reopen(self.source, self.state, "synthesize") as pairs:
+            model = load_clip(self.settings, device, dtype)
+            batch_size = run.batch_size or BATCH_SIZE[device.type]
+            batches = pairs.rows // batch_size
+            if worth_compiling(self.compiled, device, batches, BATCHES_WORTH_COMPILING):
+                model.compile()
+            yield Opened(_mapper(model, pairs), batch_size, device, dtype)
 
 
 @dataclass(frozen=True)
@@ -138,10 +127,9 @@ def _mapper(model: Clip, pairs: Artifact) -> Mapper[_Pair, tuple[np.ndarray, np.
 
     def read(row: int) -> _Pair:
         try:
-            image = read_image(pairs, row, model.image_size)
+            return _Pair(model.preprocess(read_image(pairs, row, model.image_size)), captions[row])
         except SynticError as error:
             return _Pair(None, captions[row], str(error))
-        return _Pair(model.preprocess(image), captions[row])
 
     def compute(rows: Sequence[_Pair]) -> list[tuple[np.ndarray, np.ndarray, str]]:
         good = [row.image for row in rows if not row.error]
@@ -155,16 +143,21 @@ def _mapper(model: Clip, pairs: Artifact) -> Mapper[_Pair, tuple[np.ndarray, np.
                 len(rows),
             )
         ).numpy()
-        features = iter(torch.cat(images).numpy() if images else ())
+        found = iter(torch.cat(images).numpy() if images else ())
         # A failed row keeps its place, with zeros for the image that is not there.
         return [
-            (np.zeros_like(text) if row.error else next(features), text, row.error)
+            (np.zeros_like(text) if row.error else next(found), text, row.error)
             for row, text in zip(rows, texts, strict=True)
         ]
 
+    def failed(error: SynticError) -> tuple[np.ndarray, np.ndarray, str]:
+        nothing = np.zeros_like(model.encode_texts([""]).numpy()[0])
+        return nothing, nothing, str(error)
+
     def pack(first: int, results: Sequence[Any]) -> Mapping[str, Values]:
         last = first + len(results)
-        images, texts, errors = zip(*results, strict=True)
+        rows = [failed(r) if isinstance(r, SynticError) else r for r in results]
+        images, texts, errors = zip(*rows, strict=True)
         return {
             "captions": captions[first:last],
             "image_features": np.stack(images),

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..artifacts import Artifact, Input, Recipe
-from ..errors import SynticError
+from .. import console
+from ..artifacts.making import Earlier, making
+from ..artifacts.reading import Artifact
+from ..artifacts.recipe import Input, Recipe
+from ..artifacts.records import read_captions
+from ..artifacts.workspace import open_input
+from ..errors import MissingError, SynticError
 from ..metrics import resolve, score
 from ..metrics.references import load_candidates, load_references, match
+from ..schema import EVALUATE
 from ..settings import Run
-from ..workspace import FILES, as_input, find_input
-from .caption import read_captions
-from .rows import making
 
-STAGE = "evaluate"
 DEFAULT_METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
 
@@ -57,27 +59,31 @@ def evaluate(
         The scores; they are stored in the artifact, too, with those of each photo.
 
     Raises:
-        SynticError: see the message.
+        SynticError: where captions or references cannot be read or do not belong together, a metric
+            fails, another artifact is in the way, or the output cannot be written.
     """
     run = run or Run()
     metrics = resolve(metrics)
-    path = output or Path(workspace) / FILES[STAGE]
-    source = captions or find_input(Path(workspace), "caption")
-    candidates, given, left_out = _candidates(source, path)
+    path = output or Path(workspace) / EVALUATE.file
+    candidates, given, left_out = _candidates(captions, Path(workspace), path)
     inputs = {"captions": given, "references": _file_input("references", references)}
-    recipe = Recipe(STAGE, {"metrics": list(metrics), "split": split}, inputs)
-    # A file that was named is not renamed for another.
-    unrelated = _of_other_files if output is None else None
-    with making(path, recipe, run, unrelated=unrelated) as making_output:
-        if making_output is not None:
+    recipe = Recipe(EVALUATE.name, {"metrics": list(metrics), "split": split}, inputs)
+
+    def earlier(there: Artifact) -> Earlier | None:
+        # A file that was named is not renamed for another.
+        of_others = any(there.recipe.inputs[role].file != one.file for role, one in inputs.items())
+        return Earlier((), keep=True) if of_others and output is None else None
+
+    with making(path, recipe, run, earlier=earlier) as draft:
+        if not draft.up_to_date:
             matched = match(candidates, load_references(references, split))
             if not matched.ids:
-                raise SynticError(
+                raise MissingError(
                     f"{references}: describes none of the {len(candidates)} captioned photos; "
                     "photos are matched by file name or id"
                 )
             scores = score(matched.captions, matched.references, metrics)
-            making_output.finish(
+            draft.finish(
                 columns={"path": matched.ids},
                 groups={"per_image": scores.per_item},
                 attributes={
@@ -91,17 +97,13 @@ def evaluate(
     return read_evaluation(path)
 
 
-def _of_other_files(earlier: Recipe, recipe: Recipe) -> bool:
-    return any(earlier.inputs[role].file != given.file for role, given in recipe.inputs.items())
-
-
 def read_evaluation(path: Path) -> Evaluation:
     """The scores of an artifact of `evaluate`.
 
     Raises:
         SynticError: where it cannot be read.
     """
-    with Artifact(path, STAGE) as artifact:
+    with Artifact(path, EVALUATE.name) as artifact:
         found = artifact.attributes
         names = artifact.recipe.settings["metrics"]
         return Evaluation(
@@ -113,17 +115,21 @@ def read_evaluation(path: Path) -> Evaluation:
         )
 
 
-def _candidates(source: Path, path: Path) -> tuple[list[tuple[str, str]], Input, list[str]]:
+def _candidates(
+    given: Path | None, workspace: Path, path: Path
+) -> tuple[list[tuple[str, str]], Input, list[str]]:
     """(photo, caption) of every photo that has one, what they came from, and what was left out."""
-    if source.suffix == ".json":
-        return load_candidates(source), _file_input("captions", source), []
-    rows = read_captions(source)
+    if given is not None and given.suffix == ".json":
+        return load_candidates(given), _file_input("captions", given), []
+    with open_input(workspace, "caption", given=given) as artifact:
+        rows, as_input = read_captions(artifact), artifact.as_input(path)
+        where = artifact.path
     failed = [row for row in rows if row.error]
-    notes = [f"{len(failed)} photos have no caption (see `error` in {source})"] if failed else []
+    notes = [f"{console.count(len(failed), 'photo')} without a caption (see `error` in {where})"]
     good = [(row.path, row.caption) for row in rows if not row.error]
     if not good:
-        raise SynticError(f"{source}: no photo in it has a caption")
-    return good, as_input(source, path), notes
+        raise MissingError(f"{where}: no photo in it has a caption")
+    return good, as_input, notes if failed else []
 
 
 def _file_input(kind: str, path: Path) -> Input:

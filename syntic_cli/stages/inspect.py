@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import COLUMNS, Artifact, Input
-from ..errors import SynticError
-from ..workspace import FILES, refuse_stale
+from ..artifacts.making import kept_beside
+from ..artifacts.reading import Artifact
+from ..artifacts.recipe import Input
+from ..artifacts.workspace import refuse_stale
+from ..errors import MissingError, SynticError
+from ..schema import STAGES
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -29,34 +33,45 @@ def describe(path: Path) -> dict[str, Any]:
             "fingerprint": artifact.fingerprint,
             "settings": dict(artifact.recipe.settings),
             "attributes": {k: _plain(v) for k, v in header.items() if k not in shown},
-            "datasets": {name: list(artifact.shape(name)) for name in COLUMNS[artifact.stage]},
+            "datasets": {
+                name: list(artifact.shape(name)) for name in artifact.columns if name in artifact
+            },
             "history": {k: v.tolist() for k, v in artifact.group("history").items()},
             "lineage": lineage(artifact),
         }
 
 
 def describe_workspace(folder: Path) -> list[dict[str, Any]]:
-    """What each stage has left in a workspace: its file, rows, and whether it is of use.
+    """What each stage has left in a folder: its file, rows, and whether it is of use; then the
+    artifacts of other names.
 
     Raises:
-        SynticError: where the folder holds no artifact.
+        MissingError: where the folder holds no artifact.
     """
-    found = [_state(stage, folder / name) for stage, name in FILES.items()]
+    found = [_state(stage.name, folder / stage.file) for stage in STAGES.values()]
+    standard = {stage.file for stage in STAGES.values()}
+    kept = {path for stage in STAGES.values() for path in kept_beside(folder / stage.file)}
+    for path in sorted(folder.glob("*.h5")):
+        if path.name not in standard:
+            found.append(
+                _state("", path, ready="kept, of other input" if path in kept else "ready")
+            )
     if all(entry["state"] == "not made" for entry in found):
-        raise SynticError(f"{folder}: holds no artifact of syntic")
+        raise MissingError(f"{folder}: holds no artifact of syntic")
     return found
 
 
-def _state(stage: str, path: Path) -> dict[str, Any]:
+def _state(stage: str, path: Path, ready: str = "ready") -> dict[str, Any]:
+    """What is at a path: of the stage, or of whichever it names itself where that is empty."""
     entry: dict[str, Any] = {"stage": stage, "file": path.name, "rows": None, "state": "not made"}
-    if any(path.parent.glob(f"{path.name}.*parts")):
+    if any(path.parent.glob(f"{glob.escape(path.name)}.*parts")):
         entry["state"] = "unfinished, run the stage again"
     if path.exists():
         try:
-            with Artifact(path, stage) as artifact:
-                entry["rows"] = artifact.rows
+            with Artifact(path, *filter(None, [stage])) as artifact:
+                entry["stage"], entry["rows"] = artifact.stage, artifact.rows
                 refuse_stale(artifact)
-            entry["state"] = "ready"
+            entry["state"] = ready
         except SynticError as error:
             entry["state"] = str(error).removeprefix(f"{path}: ")
     return entry
@@ -80,13 +95,15 @@ def _ancestor(role: str, given: Input, folder: Path) -> dict[str, Any]:
         "lineage": [],
     }
     path = folder / given.file
-    if given.stage not in COLUMNS:
+    if given.stage not in STAGES:
         return found
     if not path.exists():
         return {**found, "state": "not here"}
     with Artifact(path) as ancestor:
-        state = "" if ancestor.state == given.fingerprint else "made anew since: stale"
-        return {**found, "state": state, "lineage": lineage(ancestor)}
+        if ancestor.state != given.fingerprint:
+            return {**found, "state": "made anew since: stale"}
+        # A state holds those of its inputs, so no lineage leads back to itself.
+        return {**found, "lineage": lineage(ancestor)}
 
 
 def _plain(value: Any) -> Any:

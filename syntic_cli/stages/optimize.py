@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from .. import console
-from ..artifacts import Artifact, Recipe
+from ..artifacts.checkpoint import Checkpoint
+from ..artifacts.making import making
+from ..artifacts.recipe import Recipe
+from ..artifacts.records import features as read_features
+from ..artifacts.workspace import open_input
 from ..errors import SynticError
+from ..interrupts import StopRequest
+from ..schema import OPTIMIZE
 from ..settings import OptimizeSettings, Run
-from ..workspace import FILES, as_input, find_input
-from .checkpoint import Checkpoint
-from .rows import StopRequest, making
 
-STAGE = "optimize"
 # Retrieval accuracy is measured on this many items, against every text.
 RETRIEVAL_SAMPLE = 2000
 SECONDS_A_CHECKPOINT = 30.0
@@ -47,42 +49,42 @@ def optimize(
         share of items whose own text is the nearest, before and after.
 
     Raises:
-        SynticError: see the message.
+        SynticError: where the features cannot be used, another artifact is in the way, or the
+            output cannot be written.
     """
     run = run or Run()
     if run.dtype not in ("auto", "float32"):
         raise SynticError(
             f"--dtype {run.dtype}: optimize works in float32, its steps are too small for less"
         )
-    path = output or Path(workspace) / FILES[STAGE]
-    source = find_input(Path(workspace), "encode", given=features)
-    with Artifact(source, "encode") as pairs:
-        chosen = {**asdict(settings), "seed": seed}
-        inputs = {"features": as_input(source, path)}
-        recipe = Recipe(STAGE, chosen, inputs, pairs.recipe.models, pairs.recipe.origin)
-        with making(path, recipe, run) as making_output:
-            if making_output is None:
+    path = output or Path(workspace) / OPTIMIZE.file
+    with open_input(Path(workspace), "encode", given=features) as pairs:
+        recipe = Recipe(
+            OPTIMIZE.name,
+            {**asdict(settings), "seed": seed},
+            {"features": pairs.as_input(path)},
+            pairs.recipe.models,
+            pairs.recipe.origin,
+        )
+        with making(path, recipe, run) as draft:
+            if draft.up_to_date:
                 return path
-            making_output.begin()
-            checkpoint = Checkpoint(making_output.parts)
-            columns = {name: pairs.column(name) for name in ("captions", "error")}
-            images, texts = pairs.numbers("image_features"), pairs.numbers("text_features")
-            valid = pairs.numbers("valid")
-            rows = np.flatnonzero(valid)
+            columns = {name: pairs.column(name) for name in ("captions", "error", "valid")}
+            images = read_features(pairs, "image_features")
+            texts = read_features(pairs, "text_features")
+            rows = np.flatnonzero(columns["valid"])
             if not len(rows):
-                raise SynticError(f"{source}: every pair failed or was blanked; nothing to refine")
+                raise SynticError(
+                    f"{pairs.path}: every pair failed or was blanked; nothing to refine"
+                )
+            checkpoint = draft.checkpoint()
             refined, losses = _refine(
                 images[rows], texts[rows], settings, seed=seed, run=run, checkpoint=checkpoint
             )
             accuracy = [_retrieval(f, texts[rows], seed) for f in (images[rows], refined)]
             images[rows] = refined
-            making_output.finish(
-                columns={
-                    **columns,
-                    "image_features": images,
-                    "text_features": texts,
-                    "valid": valid,
-                },
+            draft.finish(
+                columns={**columns, "image_features": images, "text_features": texts},
                 groups={"history": _history(losses, accuracy)},
             )
     _report(losses, accuracy, run)
@@ -106,7 +108,7 @@ def _refine(
 
     device = find_device(run.device)
     batches = list(partition(len(images), settings.batch_size, seed))
-    refined, losses, done = _resumed(images, settings.epochs, checkpoint)
+    refined, losses, done = _resumed(images, settings.epochs, checkpoint, run)
     request = StopRequest()
 
     def save(batch: int) -> None:
@@ -117,7 +119,9 @@ def _refine(
     first = sum(len(batch) for batch in batches[:done])
     with (
         request.listening(),
-        console.progress(STAGE, total, done=first, unit="items", quiet=run.quiet) as advance,
+        console.progress(
+            OPTIMIZE.name, total, done=first, unit="items", quiet=run.quiet
+        ) as advance,
     ):
         for number in range(done, len(batches)):
             rows = batches[number].numpy()
@@ -138,13 +142,13 @@ def _refine(
 
 
 def _resumed(
-    images: np.ndarray, epochs: int, checkpoint: Checkpoint
+    images: np.ndarray, epochs: int, checkpoint: Checkpoint, run: Run
 ) -> tuple[np.ndarray, np.ndarray, int]:
     state = checkpoint.load()
     if state is None:
         return images.copy(), np.zeros(epochs), 0
     done = int(state["done"])
-    console.note(f"{STAGE}: going on after {done} mini-batches")
+    console.note(f"{OPTIMIZE.name}: going on after {done} mini-batches", quiet=run.quiet)
     return state["refined"].numpy(), state["losses"].numpy(), done
 
 
@@ -172,7 +176,7 @@ def _history(losses: np.ndarray, accuracy: Sequence[float]) -> Mapping[str, Any]
 
 def _report(losses: np.ndarray, accuracy: Sequence[float], run: Run) -> None:
     console.note(
-        f"{STAGE}: loss {losses[0]:.3f} → {losses[-1]:.3f}; own text nearest for "
+        f"{OPTIMIZE.name}: loss {losses[0]:.3f} → {losses[-1]:.3f}; own text nearest for "
         f"{100 * accuracy[0]:.1f} % → {100 * accuracy[1]:.1f} % of the items",
         quiet=run.quiet,
     )

@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from .. import console
-from ..artifacts import Artifact, Recipe
-from ..errors import SynticError
+from ..artifacts.making import making
+from ..artifacts.reading import Artifact
+from ..artifacts.recipe import Recipe
+from ..artifacts.records import features as read_features
+from ..artifacts.records import refuse_other_clip, support_set
+from ..artifacts.shards import Draft
+from ..artifacts.workspace import open_input
+from ..interrupts import StopRequest
+from ..passes import cut_batches
+from ..schema import PROJECT
 from ..settings import ProjectSettings, Run
-from ..shards import Output
-from ..workspace import FILES, as_input, find_input
-from .rows import StopRequest, cut_batches, making
 
-STAGE = "project"
 BATCH_SIZE = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 ROWS_A_SHARD = 16384
 
@@ -45,58 +49,36 @@ def project(
         The path of the artifact.
 
     Raises:
-        SynticError: see the message.
+        SynticError: where the features cannot be used or are of two dual encoders, another artifact
+            is in the way, or the output cannot be written.
     """
-    run = run or Run()
-    path = output or Path(workspace) / FILES[STAGE]
-    source = find_input(Path(workspace), "optimize", "encode", given=features)
-    support_path = find_input(Path(workspace), "optimize", "encode", given=support or source)
-    inputs = {"features": as_input(source, path), "support": as_input(support_path, path)}
-    with Artifact(source) as pairs, Artifact(support_path) as texts:
+    run, folder = run or Run(), Path(workspace)
+    path = output or folder / PROJECT.file
+    with (
+        open_input(folder, "optimize", "encode", given=features) as pairs,
+        open_input(folder, "optimize", "encode", given=support or pairs.path) as texts,
+    ):
         refuse_other_clip(pairs, texts)
-        recipe = Recipe(STAGE, asdict(settings), inputs, pairs.recipe.models, pairs.recipe.origin)
-        with making(path, recipe, run) as making_output:
-            if making_output is None:
+        inputs = {"features": pairs.as_input(path), "support": texts.as_input(path)}
+        recipe = Recipe(
+            PROJECT.name, asdict(settings), inputs, pairs.recipe.models, pairs.recipe.origin
+        )
+        with making(path, recipe, run) as draft:
+            if draft.up_to_date:
                 return path
-            making_output.begin()
             began = time.monotonic()
-            _project_rows(making_output, pairs, support_set(texts)[0], settings, run)
-            making_output.finish()
-            console.note(
-                f"{STAGE}: {pairs.rows} features on {texts.rows} texts in "
-                f"{console.duration(time.monotonic() - began)}",
-                quiet=run.quiet,
-            )
+            _project_rows(draft, pairs, support_set(texts)[0], settings, run)
+            draft.finish()
+        console.note(
+            f"{PROJECT.name}: {pairs.rows} features on {texts.rows} texts in "
+            f"{console.duration(time.monotonic() - began)}",
+            quiet=run.quiet,
+        )
     return path
 
 
-def support_set(texts: Artifact) -> tuple[np.ndarray, list[str]]:
-    """The support set of a features file: its valid text features, (M, d), and their captions.
-
-    A text feature does not depend on its image, so texts whose image failed are in it too.
-    """
-    features = texts.numbers("text_features")
-    if not len(features):
-        raise SynticError(f"{texts.path}: holds no texts; the support set would be empty")
-    return features, texts.texts("captions")
-
-
-def refuse_other_clip(one: Artifact, other: Artifact) -> None:
-    """Refuse to mix features of two dual encoders.
-
-    Raises:
-        SynticError: naming both.
-    """
-    names = [artifact.recipe.models.get("clip", {}).get("identity") for artifact in (one, other)]
-    if names[0] != names[1]:
-        raise SynticError(
-            f"{other.path}: its features are of {names[1]}, those of {one.path} of {names[0]}; "
-            "encode both with the same --model"
-        )
-
-
 def _project_rows(
-    output: Output, pairs: Artifact, support: np.ndarray, settings: ProjectSettings, run: Run
+    draft: Draft, pairs: Artifact, support: np.ndarray, settings: ProjectSettings, run: Run
 ) -> None:
     import torch
 
@@ -104,21 +86,23 @@ def _project_rows(
     from ..models.loading import FittingBatch, find_device, find_dtype
 
     device = find_device(run.device)
+    run = draft.in_its_dtype(run)
     # It takes seconds anyway, so float32 unless half precision is asked for.
     dtype = torch.float32 if run.dtype == "auto" else find_dtype(run.dtype, device)
+    draft.computed_in(device, dtype)
     keys = torch.from_numpy(support).to(device, dtype)
     batch_size = run.batch_size or BATCH_SIZE[device.type]
     fitting, request = FittingBatch(console.warn), StopRequest()
-    missing = output.missing(pairs.rows)
+    missing = draft.missing(pairs.rows)
     left = sum(stop - start for start, stop in missing)
     with (
         request.listening(),
         console.progress(
-            STAGE, pairs.rows, done=pairs.rows - left, unit="features", quiet=run.quiet
+            PROJECT.name, pairs.rows, done=pairs.rows - left, unit="features", quiet=run.quiet
         ) as advance,
     ):
         for first, last in cut_batches(missing, ROWS_A_SHARD, ROWS_A_SHARD):
-            images = pairs.numbers("image_features", first, last)
+            images = read_features(pairs, "image_features", first, last)
             projected = []
             for start in range(0, last - first, batch_size):
                 batch = torch.from_numpy(images[start : start + batch_size]).to(device)
@@ -129,7 +113,7 @@ def _project_rows(
                     len(batch),
                 )
                 advance(len(batch))
-            output.commit(
+            draft.commit(
                 first,
                 {
                     "captions": pairs.texts("captions", first, last),

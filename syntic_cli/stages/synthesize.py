@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from .. import console
-from ..artifacts import Artifact, Input, Recipe, Values
+from ..artifacts.making import making
+from ..artifacts.reading import Artifact, Values
+from ..artifacts.recipe import Input, Recipe
+from ..artifacts.records import errors_of
 from ..corpus import Corpus
-from ..settings import Run, SynthesizeSettings, identity
-from ..workspace import FILES
-from .rows import Mapper, making, map_rows, report_failures
+from ..errors import SynticError
+from ..models.identity import identity
+from ..passes import Mapper, Opened, map_work
+from ..schema import SYNTHESIZE
+from ..settings import Run, SynthesizeSettings
 
 if TYPE_CHECKING:
     from ..models.text_to_image import Generated, TextToImage
 
-STAGE = "synthesize"
 BATCH_SIZE = {"cpu": 4, "cuda": 16, "mps": 4}
 # Batches of smaller images grow to so many pixels, which keep the device busy; on CUDA as far as
 # its memory goes, elsewhere up to so many images.
@@ -59,38 +64,57 @@ def synthesize(
         The path of the artifact.
 
     Raises:
-        SynticError: see the message.
+        SynticError: where the model cannot be used, another artifact is in the way, or the output
+            cannot be written.
     """
     run = run or Run()
-    path = output or Path(workspace) / FILES[STAGE]
-    recipe = _recipe(corpus, settings, run, seed)
-    with making(path, recipe, run) as making_output:
-        if making_output is None:
-            return path
-        # From here on torch is needed; an artifact that is up to date is told so without it.
+    path = output or Path(workspace) / SYNTHESIZE.file
+    with making(path, _recipe(corpus, settings, run, seed), run) as draft:
+        if not draft.up_to_date:
+            work = Generation(corpus.captions, settings, seed, compiled)
+            map_work(draft, len(corpus.captions), work, run)
+    with Artifact(path) as made:
+        errors = made.texts("error")
+        flagged = int(made.numbers("flagged").sum())
+    console.failures(SYNTHESIZE.name, errors, "images")
+    if flagged:
+        console.warn(
+            f"{SYNTHESIZE.name}: {console.count(flagged, 'image')} blanked by the safety checker; "
+            "left out of training"
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The work of drawing an image for each caption."""
+
+    captions: Sequence[str]
+    settings: SynthesizeSettings
+    seed: int
+    compiled: bool | None
+    title: ClassVar[str] = SYNTHESIZE.name
+    unit: ClassVar[str] = "images"
+
+    @contextmanager
+    def open(self, run: Run) -> Iterator[Opened]:
+        """Load the text-to-image model; see `passes.Work`."""
+        # torch is needed from here on; an artifact that is up to date is told so without it.
         from ..models.loading import find_device, find_dtype, worth_compiling
         from ..models.text_to_image import load_text_to_image
 
         device = find_device(run.device)
-        _warn_if_slow(settings, len(corpus.captions), device.type)
-        model = load_text_to_image(settings, device, find_dtype(run.dtype, device))
-        batch_size = run.batch_size or _batch_size(model, len(corpus.captions), run)
-        passes = len(corpus.captions) * settings.steps // batch_size
-        if worth_compiling(compiled, device, passes, PASSES_WORTH_COMPILING):
+        dtype = find_dtype(run.dtype, device)
+        images = len(self.captions)
+        _warn_if_slow(self.settings, images, device.type)
+        model = load_text_to_image(self.settings, device, dtype)
+        batch_size = run.batch_size or _batch_size(model, images, run)
+        passes = images * self.settings.steps // batch_size
+        if worth_compiling(self.compiled, device, passes, PASSES_WORTH_COMPILING):
             model.compile()
-        making_output.begin()
-        map_rows(
-            making_output,
-            len(corpus.captions),
-            _mapper(model, corpus.captions, settings, seed),
-            title=STAGE,
-            unit="images",
-            batch_size=batch_size,
-            run=run,
+        yield Opened(
+            _mapper(model, self.captions, self.settings, self.seed), batch_size, device, dtype
         )
-        making_output.finish()
-    _report(path)
-    return path
 
 
 def item_seed(seed: int, index: int) -> int:
@@ -106,7 +130,7 @@ def _recipe(corpus: Corpus, settings: SynthesizeSettings, run: Run, seed: int) -
     del chosen["revision"]
     chosen.update(run.chosen_dtype())
     return Recipe(
-        STAGE,
+        SYNTHESIZE.name,
         {**chosen, "seed": seed},
         {"corpus": Input("corpus", corpus.digest, corpus.source)},
         {"text_to_image": {"model": settings.model, "revision": settings.revision}},
@@ -146,16 +170,19 @@ def _mapper(
 
     def pack(first: int, results: Sequence[Any]) -> Mapping[str, Values]:
         rows = range(first, first + len(results))
-        finite = [made.finite for made in results]
+        made = [
+            r if isinstance(r, SynticError) or r.finite else SynticError(NOT_FINITE)
+            for r in results
+        ]
         return {
             "captions": [captions[row] for row in rows],
             "images": [
-                _jpeg(made.pixels.numpy(), settings.quality) if good else b""
-                for made, good in zip(results, finite, strict=True)
+                b"" if isinstance(r, SynticError) else _jpeg(r.pixels.numpy(), settings.quality)
+                for r in made
             ],
             "seeds": np.array([item_seed(seed, row) for row in rows], np.uint64),
-            "flagged": np.array([made.flagged for made in results], bool),
-            "error": ["" if good else NOT_FINITE for good in finite],
+            "flagged": np.array([getattr(r, "flagged", False) for r in results], bool),
+            "error": errors_of(made),
         }
 
     return Mapper(read=lambda row: row, compute=compute, pack=pack)
@@ -178,15 +205,3 @@ def _warn_if_slow(settings: SynthesizeSettings, images: int, device: str) -> Non
         f"no GPU: {images} images of {settings.size}×{settings.size} will take about "
         f"{console.duration(seconds)}; `--preset tiny` takes minutes"
     )
-
-
-def _report(path: Path) -> None:
-    with Artifact(path) as artifact:
-        errors = artifact.texts("error")
-        flagged = int(artifact.numbers("flagged").sum())
-    report_failures(STAGE, errors, "images")
-    if flagged:
-        console.warn(
-            f"{STAGE}: {flagged} images were blanked by the safety checker; "
-            "they are left out of training"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import console
-from ..artifacts import Artifact, Recipe
-from ..errors import SynticError
+from ..artifacts.making import making
+from ..artifacts.reading import Artifact
+from ..artifacts.recipe import Recipe
+from ..artifacts.records import features, support_set
+from ..artifacts.shards import Draft
+from ..artifacts.workspace import open_input
+from ..errors import ConflictError, MissingError, StaleError, SynticError
+from ..schema import TRAIN
 from ..settings import EncodeSettings, Run, TrainSettings
 from ..tokenizer import encode_captions, end_token, make_tokenizer, to_bytes
-from ..workspace import FILES, as_input, find_input
-from .checkpoint import Checkpoint
-from .project import support_set
-from .rows import making
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 
     from ..method.training import Pairs
 
-STAGE = "train"
 # Steps from which on a minute of compiling is repaid, a step being some milliseconds on a GPU.
 STEPS_WORTH_COMPILING = 10_000
 
@@ -59,28 +61,28 @@ def train(
         The path of the captioner.
 
     Raises:
-        SynticError: see the message.
+        SynticError: where an input cannot be used, inputs do not belong together, another artifact
+            is in the way, the training diverges, or the output cannot be written.
     """
-    run = run or Run()
+    run, folder = run or Run(), Path(workspace)
     if run.dtype == "float16":
         raise SynticError(
             "--dtype float16: gradients of training vanish in it; give bfloat16 or float32"
         )
-    path = output or Path(workspace) / FILES[STAGE]
-    sources = {"projected": find_input(Path(workspace), "project", given=projected)}
-    if settings.objects:
-        sources["objects"] = find_input(Path(workspace), "detect", given=objects)
-    if settings.projection:
-        sources["support"] = _find_support(sources["projected"], support)
-    recipe = _recipe(path, settings, run, seed, sources)
-    with making(path, recipe, run) as making_output:
-        if making_output is None:
+    path = output or folder / TRAIN.file
+    with ExitStack() as stack:
+        inputs = {"projected": stack.enter_context(open_input(folder, "project", given=projected))}
+        if settings.objects:
+            inputs["objects"] = stack.enter_context(open_input(folder, "detect", given=objects))
+        if settings.projection:
+            inputs["support"] = stack.enter_context(_open_support(inputs["projected"], support))
+        recipe = _recipe(path, settings, run, seed, inputs)
+        draft = stack.enter_context(making(path, recipe, run))
+        if draft.up_to_date:
             return path
-        data = _read(sources, settings)
-        making_output.begin()
-        checkpoint = Checkpoint(making_output.parts)
-        trained = _train(data, settings, run, seed, compiled, checkpoint)
-        making_output.finish(
+        data = _read(inputs, settings, run)
+        trained = _train(data, settings, run, seed, compiled, draft)
+        draft.finish(
             columns={
                 "support": data.support,
                 "support_captions": data.support_captions,
@@ -97,55 +99,53 @@ def train(
             },
         )
     console.note(
-        f"{STAGE}: {path}, epoch {trained.best_epoch + 1} of {settings.epochs} kept, "
+        f"{TRAIN.name}: {path}, epoch {trained.best_epoch + 1} of {settings.epochs} kept, "
         f"held-out loss {trained.history['held_out_loss'][trained.best_epoch]:.3f}",
         quiet=run.quiet,
     )
     return path
 
 
-def _find_support(projected: Path, given: Path | None) -> Path:
+def _open_support(projected: Artifact, given: Path | None) -> Artifact:
     """The file whose text features `project` used.
 
     Raises:
-        SynticError: where it has moved or changed since.
+        MissingError: where it has moved.
+        StaleError: where it has changed since.
     """
-    with Artifact(projected, "project") as artifact:
-        recorded = artifact.recipe.inputs["support"]
-    path = given or projected.parent / recorded.file
+    recorded = projected.recipe.inputs["support"]
+    path = given or projected.path.parent / recorded.file
     if not path.exists():
-        raise SynticError(
-            f"{path}: the support set that {projected.name} was made with is not there; "
+        raise MissingError(
+            f"{path}: the support set that {projected.path.name} was made with is not there; "
             "give --support FILE"
         )
-    with Artifact(path, "optimize", "encode") as support:
-        if support.state != recorded.fingerprint:
-            raise SynticError(
-                f"{path}: not the support set that {projected.name} was made with; "
-                "run `syntic project --force` again, or give --support FILE"
-            )
-    return path
+    support = Artifact(path, "optimize", "encode")
+    if support.state != recorded.fingerprint:
+        support.close()
+        raise StaleError(
+            f"{path}: not the support set that {projected.path.name} was made with; "
+            "run `syntic project --force` again, or give --support FILE"
+        )
+    return support
 
 
 def _recipe(
-    path: Path, settings: TrainSettings, run: Run, seed: int, sources: Mapping[str, Path]
+    path: Path, settings: TrainSettings, run: Run, seed: int, inputs: Mapping[str, Artifact]
 ) -> Recipe:
-    models: dict[str, Any] = {}
-    origins = {}
-    for role in ("projected", "objects"):
-        if role in sources:
-            with Artifact(sources[role]) as artifact:
-                models.update(artifact.recipe.models)
-                origins[role] = (artifact.recipe.origin, artifact.rows)
-    if len(set(origins.values())) > 1:
-        raise SynticError(
-            f"{sources['objects']}: its rows are of other images than those of "
-            f"{sources['projected']}; run `syntic detect` on the same images"
-        )
+    projected, objects = inputs["projected"], inputs.get("objects")
+    origin, models = projected.recipe.origin, dict(projected.recipe.models)
+    if objects is not None:
+        if (objects.recipe.origin, objects.rows) != (origin, projected.rows):
+            raise ConflictError(
+                f"{objects.path}: its rows are of other images than those of {projected.path}; "
+                "run `syntic detect` on the same images"
+            )
+        models.update(objects.recipe.models)
     chosen = {**asdict(settings), "seed": seed}
     chosen.update(run.chosen_dtype())
-    inputs = {role: as_input(source, path) for role, source in sources.items()}
-    return Recipe(STAGE, chosen, inputs, models, origins["projected"][0])
+    given = {role: artifact.as_input(path) for role, artifact in inputs.items()}
+    return Recipe(TRAIN.name, chosen, given, models, origin)
 
 
 @dataclass(frozen=True)
@@ -166,58 +166,60 @@ class _Data:
     tokenizer: Any
 
 
-def _read(sources: Mapping[str, Path], settings: TrainSettings) -> _Data:
-    with Artifact(sources["projected"], "project") as artifact:
-        valid = np.flatnonzero(artifact.numbers("valid"))
-        if len(valid) < 2:
-            raise SynticError(
-                f"{artifact.path}: {len(valid)} valid pairs; at least 2 are needed to train"
-            )
-        if len(valid) < artifact.rows:
-            console.note(
-                f"{STAGE}: {artifact.rows - len(valid)} pairs are left out (failed or blanked)"
-            )
-        captions = artifact.texts("captions")
-        images = artifact.numbers("image_features")[valid]
-        prefixes = artifact.numbers("projected")[valid] if settings.projection else images
-        clip = artifact.recipe.models["clip"]
-        temperature = float(artifact.recipe.settings["temperature"])
+def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run) -> _Data:
+    pairs = inputs["projected"]
+    valid = np.flatnonzero(pairs.numbers("valid"))
+    if len(valid) < 2:
+        raise SynticError(
+            f"{pairs.path}: {console.count(len(valid), 'valid pair')}; at least 2 are needed"
+        )
+    if len(valid) < pairs.rows:
+        console.note(
+            f"{TRAIN.name}: {console.count(pairs.rows - len(valid), 'pair')} left out (failed or "
+            "blanked)",
+            quiet=run.quiet,
+        )
+    captions = pairs.texts("captions")
+    images = features(pairs, "image_features")[valid]
     captions = [captions[row] for row in valid]
     tokenizer = make_tokenizer(settings.tokenizer, captions)
     tokens, token_offsets = encode_captions(tokenizer, captions, settings.max_length - 1)
-    labels, label_offsets, vocabulary = _objects(sources.get("objects"), valid)
-    names = _name_features(clip, vocabulary, images.shape[1])
+    labels, label_offsets, vocabulary = _objects(inputs.get("objects"), valid)
     support = np.zeros((0, images.shape[1]), np.float32)
     support_captions: list[str] = []
     if settings.projection:
-        with Artifact(sources["support"]) as artifact:
-            support, support_captions = support_set(artifact)
+        support, support_captions = support_set(inputs["support"])
     return _Data(
-        prefixes=prefixes,
+        prefixes=features(pairs, "projected")[valid] if settings.projection else images,
         images=images,
         tokens=tokens,
         token_offsets=token_offsets,
         labels=labels,
         label_offsets=label_offsets,
-        names=names,
+        names=_name_features(pairs.recipe.models["clip"], vocabulary, images.shape[1]),
         vocabulary=vocabulary,
         support=support,
         support_captions=support_captions,
-        temperature=temperature,
+        temperature=float(pairs.recipe.settings["temperature"]),
         tokenizer=tokenizer,
     )
 
 
-def _objects(path: Path | None, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _objects(
+    artifact: Artifact | None, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Labels of the rows' objects, where each row's begin, and the names."""
-    if path is None:
+    if artifact is None:
         return np.zeros(0, np.int32), np.zeros(len(rows) + 1, np.int64), []
-    with Artifact(path, "detect") as artifact:
-        offsets, labels = artifact.numbers("offsets"), artifact.numbers("label")
-        vocabulary = artifact.texts("vocabulary")
+    found = artifact.objects(0, artifact.rows)
+    offsets, labels = found["offsets"], found["label"]
     counts = np.diff(offsets)[rows]
     chosen = [labels[offsets[row] : offsets[row + 1]] for row in rows]
-    return np.concatenate(chosen), np.concatenate([[0], np.cumsum(counts)]), vocabulary
+    return (
+        np.concatenate(chosen),
+        np.concatenate([[0], np.cumsum(counts)]),
+        artifact.texts("vocabulary"),
+    )
 
 
 def _name_features(clip: Mapping[str, Any], names: list[str], width: int) -> np.ndarray:
@@ -247,19 +249,20 @@ def _train(
     run: Run,
     seed: int,
     compiled: bool | None,
-    checkpoint: Checkpoint,
+    draft: Draft,
 ) -> _Trained:
     """Train to the end, from the checkpoint if there is one; keep the best held-out epoch."""
     import json
 
     import torch
 
+    from ..fit import Fit
     from ..method.decoder import Decoder, DecoderConfig
     from ..models.loading import find_device, find_dtype, worth_compiling
-    from .fit import Fit
 
     device = find_device(run.device)
-    dtype = find_dtype(run.dtype, device)
+    dtype = find_dtype(draft.in_its_dtype(run).dtype, device)
+    draft.computed_in(device, dtype)
     config = DecoderConfig(
         vocabulary=data.tokenizer.get_vocab_size(),
         features=data.images.shape[1],
@@ -279,11 +282,12 @@ def _train(
             np.diff(data.token_offsets),
             settings,
             seed,
-            checkpoint,
+            draft.checkpoint(),
+            quiet=run.quiet,
         )
         if worth_compiling(compiled, device, fit.steps, STEPS_WORTH_COMPILING):
             fit.compile()
-        fit.run_epochs(None if dtype == torch.float32 else dtype, quiet=run.quiet)
+        fit.run_epochs(None if dtype == torch.float32 else dtype)
     return _Trained(
         {name: value.numpy() for name, value in fit.best.items()},
         {

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from syntic_cli import Captioner, console
-from syntic_cli.settings import CaptionSettings, Run, load_preset, resolve
+from syntic_cli.presets import load_preset, resolve
+from syntic_cli.settings import CaptionSettings, Run
 from syntic_cli.stages.caption import caption
 
 from .measure import Options, Row, compare, interleave

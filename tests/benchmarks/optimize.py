@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from syntic_cli.artifacts.checkpoint import Checkpoint
 from syntic_cli.method.refinement import refine
 from syntic_cli.settings import OptimizeSettings, Run
-from syntic_cli.stages.checkpoint import Checkpoint
 from syntic_cli.stages.optimize import _refine
 
 from .measure import Options, Row, clock_of, compare, interleave, limit
@@ -97,7 +97,7 @@ def _an_epoch(items: int, options: Options) -> tuple[float, int]:
 
     def refine_first(rows: int) -> int:
         settings, run = OptimizeSettings(epochs=1), Run(device=options.device, quiet=True)
-        kept = _NoCheckpoint(Path("there is none"))
+        kept = _NoCheckpoint(Path("there is none"), lambda: None)
         refined, _ = _refine(
             images[:rows], texts[:rows], settings, seed=0, run=run, checkpoint=kept
         )

@@ -11,8 +11,8 @@ import torch
 import torchvision.transforms.v2 as transforms
 from PIL import Image
 
+from syntic_cli.passes import READERS, Waits, cut_batches, read_ahead
 from syntic_cli.photos import decode_image
-from syntic_cli.stages.rows import READERS, Waits, cut_batches, read_ahead
 
 from .measure import Options, Row, compare, interleave
 

@@ -73,15 +73,14 @@ def run(options: Options) -> list[Row]:
 
 def _artifact(folder: Path) -> Path:
     """A small artifact to look at."""
-    from syntic_cli.artifacts import Recipe
-    from syntic_cli.shards import Output
+    from syntic_cli.artifacts.recipe import Recipe
+    from syntic_cli.artifacts.shards import Draft
 
     path = folder / "features.h5"
     recipe = Recipe("encode", {"model": "none"}, {}, {}, "0" * 64)
-    output = Output(path, recipe, force=False, retry_failed=False)
-    output.begin()
+    draft = Draft(path, recipe)
     features = np.ones((100, 16), np.float32)
-    output.commit(
+    draft.commit(
         0,
         {
             "captions": ["a caption"] * 100,
@@ -91,5 +90,5 @@ def _artifact(folder: Path) -> Path:
             "error": [""] * 100,
         },
     )
-    output.finish()
+    draft.finish()
     return path

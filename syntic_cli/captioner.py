@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,53 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import console
-from ..artifacts import Artifact, Values
-from ..errors import SynticError
-from ..photos import load_photo
-from ..settings import (
-    PRESETS,
-    CaptionSettings,
-    DetectSettings,
-    EncodeSettings,
-    identity,
-    load_preset,
-    resolve,
+from . import console
+from .artifacts.reading import Artifact, Values
+from .artifacts.records import (
+    Caption,
+    errors_of,
+    named_objects,
+    pack_objects,
+    path_text,
+    support_set,
 )
-from .detect import pack_objects
-from .project import support_set
-from .rows import Mapper, errors_of
+from .errors import ConflictError, DamagedError, SynticError
+from .models.identity import identity, is_folder, same_model
+from .passes import READERS, Mapper, Waits, compute_rows, cut_batches, read_ahead
+from .photos import load_photo
+from .presets import SHIPPED, SHIPPED_PRESET, load_preset, resolve
+from .settings import CaptionSettings, DetectSettings, EncodeSettings
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from ..method.decoder import Decoder
-    from ..models.clip import Clip
-    from ..models.detector import Detector, Objects
+    from .method.decoder import Decoder
+    from .models.clip import Clip
+    from .models.detector import Detector, Objects
 
-SHIPPED = PRESETS / "tiny" / "captioner.h5"
 # Activations of few photos stay in a processor's cache; the decoder gains from the whole batch.
 IMAGES_A_PASS = {"cpu": 4}
 
 
-@dataclass(frozen=True)
-class DetectedObject:
-    """An object in a photo: its name, score in 0..1, and box x0 y0 x1 y1 in shares of the photo."""
-
-    label: str
-    score: float
-    box: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Caption:
-    """What was said of one photo; error says why nothing was, and is empty where all went well."""
-
-    path: str
-    caption: str
-    log_probability: float
-    objects: list[DetectedObject]
-    error: str = ""
+# A feature of the same text by the same model differs by rounding alone.
+SAME_FEATURE = 0.99
+PROBED_TEXTS = 8
 
 
 @dataclass(frozen=True)
@@ -91,7 +75,7 @@ class Captioner:
         vocabulary: list[str],
         settings: CaptionSettings,
     ) -> None:
-        from ..models.loading import FittingBatch
+        from .models.loading import FittingBatch
 
         self._clip, self._detector, self._decoder = clip, detector, decoder
         self._tokenizer, self._support, self._temperature = tokenizer, support, temperature
@@ -106,6 +90,7 @@ class Captioner:
         support: str | Path | None = None,
         clip: str | None = None,
         detector: str | None = None,
+        objects: DetectSettings | None = None,
         device: str = "auto",
         dtype: str = "auto",
     ) -> Captioner:
@@ -117,28 +102,84 @@ class Captioner:
                 the shipped captioner, else the defaults.
             support: a features file whose text features replace the support set.
             clip, detector: other places of the frozen models than those it was trained with.
+            objects: a detector of objects to be shown, for a captioner that uses none.
             device, dtype: where the models run, and in what.
 
         Raises:
-            SynticError: where a file or a model cannot be loaded, or does not fit the captioner.
+            MissingError: where a file or a model is not there.
+            DamagedError: where a file cannot be read.
+            ConflictError: where a model is not the one that the captioner was trained with.
         """
-        from ..models.loading import find_device, find_dtype
-
-        where = find_device(device)
-        preset = load_preset("tiny") if path is None else {}
+        if settings is None:
+            settings = resolve(CaptionSettings, load_preset(SHIPPED_PRESET) if path is None else {})
         with Artifact(path or SHIPPED, "train") as artifact:
-            return _load(
+            return Captioner.from_artifact(
                 artifact,
-                settings or resolve(CaptionSettings, preset),
-                Path(support) if support else None,
-                _model_settings(artifact, clip, detector),
-                where,
-                find_dtype(dtype, where),
+                settings=settings,
+                support=support,
+                clip=clip,
+                detector=detector,
+                objects=objects,
+                device=device,
+                dtype=dtype,
             )
 
+    @staticmethod
+    def from_artifact(
+        artifact: Artifact,
+        *,
+        settings: CaptionSettings,
+        support: str | Path | None = None,
+        clip: str | None = None,
+        detector: str | None = None,
+        objects: DetectSettings | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> Captioner:
+        """Load the captioner that is in an open artifact of `train`; see `load`."""
+        import torch
+
+        from .models.clip import load_clip
+        from .models.detector import load_detector
+        from .models.loading import find_device, find_dtype
+        from .tokenizer import from_bytes
+
+        where = find_device(device)
+        kind = find_dtype(dtype, where)
+        decoder = _load_decoder(artifact).to(where).eval().requires_grad_(False)
+        dual_encoder = load_clip(_clip_settings(artifact, clip), where, kind)
+        _refuse_other_features(artifact, dual_encoder)
+        detect = _detector_settings(artifact, detector) if decoder.config.objects else objects
+        found = load_detector(detect, where, kind) if detect else None
+        vocabulary = artifact.texts("vocabulary")
+        if decoder.config.objects and found is not None and found.vocabulary != vocabulary:
+            raise ConflictError(
+                f"{artifact.path}: was trained with another vocabulary than that of "
+                f"{detect.model if detect else ''}; give --detector the right one"
+            )
+        keys = None
+        if artifact.attributes["projection"]:
+            keys = torch.from_numpy(_support_features(artifact, support)).float().to(where)
+        return Captioner(
+            dual_encoder,
+            found,
+            decoder,
+            from_bytes(artifact.numbers("tokenizer")),
+            support=keys,
+            temperature=settings.temperature
+            or float(artifact.attributes["projection_temperature"]),
+            names=torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(where),
+            vocabulary=found.vocabulary if found else vocabulary,
+            settings=settings,
+        )
+
     @property
-    def device_type(self) -> str:
-        return str(self._clip.device.type)
+    def device(self) -> torch.device:
+        return self._clip.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._clip.dtype
 
     def caption(self, photos: Sequence[str | Path], *, batch_size: int = 32) -> list[Caption]:
         """Caption photos, in their order.
@@ -149,10 +190,8 @@ class Captioner:
         """
         from concurrent.futures import ThreadPoolExecutor
 
-        from .rows import READERS, Waits, compute_rows, cut_batches, read_ahead
-
         found: list[Caption] = []
-        mapper = self.mapper(photos)
+        mapper = self.mapper(photos, [""] * len(photos))
         batches = list(cut_batches([(0, len(photos))], batch_size, max(1, len(photos))))
         with ThreadPoolExecutor(READERS) as readers:
             for start, _, items in read_ahead(batches, mapper.read, readers, Waits()):
@@ -160,8 +199,15 @@ class Captioner:
                     found.append(self._as_caption(path_text(photos[row]), result))
         return found
 
-    def mapper(self, photos: Sequence[str | Path]) -> Mapper[_Photo, _Described]:
-        """Captioning as a pass over rows: read and prepare, describe, pack for the artifact."""
+    def mapper(
+        self, photos: Sequence[str | Path], states: Sequence[str]
+    ) -> Mapper[_Photo, _Described]:
+        """Captioning as a pass over rows: read and prepare, describe, pack for the artifact.
+
+        Args:
+            photos: paths of image files.
+            states: what is stored of each, to know a photo again.
+        """
 
         def pack(first: int, results: Sequence[Any]) -> Mapping[str, Values]:
             good = [None if isinstance(result, SynticError) else result for result in results]
@@ -172,6 +218,7 @@ class Captioner:
                     [result.log_probability if result else np.nan for result in good], np.float32
                 ),
                 "error": errors_of(results),
+                "state": list(states[first : first + len(results)]),
                 **pack_objects([r if isinstance(r, SynticError) else r.objects for r in results]),
             }
 
@@ -193,9 +240,9 @@ class Captioner:
     def _describe_batch(self, photos: Sequence[_Photo]) -> list[_Described]:
         import torch
 
-        from ..method.projection import project
-        from ..models.detector import NO_OBJECTS
-        from ..transfer import stack_on
+        from .method.projection import project
+        from .models.detector import NO_OBJECTS
+        from .transfer import stack_on
 
         device = self._names.device
         features, objects = [], []
@@ -235,8 +282,8 @@ class Captioner:
 
         With `rerank`, the cosine of a caption's text feature to the photo's, (N, d), has a say.
         """
-        from ..method.search import beam_candidates
-        from ..tokenizer import decode_captions, end_token
+        from .method.search import beam_candidates
+        from .tokenizer import decode_captions, end_token
 
         settings = self._settings
         found = beam_candidates(
@@ -260,7 +307,7 @@ class Captioner:
         """T, (N, K, d) with K ≥ 1, and which tags are there, (N, K)."""
         import torch
 
-        from ..transfer import to_device
+        from .transfer import to_device
 
         most = max(1, *(len(found.labels) for found in objects))
         labels = np.zeros((len(objects), most), np.int64)
@@ -283,121 +330,93 @@ class Captioner:
         return Caption(path, result.caption, result.log_probability, objects)
 
 
-def path_text(photo: str | Path) -> str:
-    """A path as UTF-8 text; bytes of a name that are not UTF-8 are shown escaped."""
-    return os.fsencode(photo).decode("utf-8", "backslashreplace")
-
-
-def named_objects(
-    labels: np.ndarray, scores: np.ndarray, boxes: np.ndarray, vocabulary: Sequence[str]
-) -> list[DetectedObject]:
-    """Objects with their names, as they are printed."""
-    return [
-        DetectedObject(
-            vocabulary[label],
-            round(float(score), 4),
-            (round(x0, 4), round(y0, 4), round(x1, 4), round(y1, 4)),
-        )
-        for label, score, (x0, y0, x1, y1) in zip(labels, scores, boxes.tolist(), strict=True)
-    ]
-
-
-@dataclass(frozen=True)
-class _Models:
-    clip: EncodeSettings
-    detector: DetectSettings | None
-
-
-def _model_settings(artifact: Artifact, clip: str | None, detector: str | None) -> _Models:
-    """The frozen models that a captioner names, in the places where they are now.
+def _clip_settings(artifact: Artifact, clip: str | None) -> EncodeSettings:
+    """The dual encoder that a captioner names, in the place where it is now.
 
     Raises:
-        SynticError: where a model in its place is not the one it was trained with.
+        ConflictError: where the model in that place is another one.
     """
-    named = artifact.recipe.models
-    values = dict(named["clip"])
+    values = dict(artifact.recipe.models["clip"])
     trained_with = values.pop("identity")
-    encode = EncodeSettings(**values)
-    if clip is not None:
-        encode = EncodeSettings(clip, encode.pretrained)
-    else:
-        found = identity(encode.model, encode.revision, encode.pretrained)
+    settings = EncodeSettings(**values) if clip is None else EncodeSettings(clip)
+    found = identity(settings.model, settings.revision, settings.pretrained)
+    # Of a model that has but a name `_refuse_other_features` finds out whether it is another one.
+    if clip is None or (is_folder(found) and is_folder(trained_with)):
         _refuse_another(artifact.path, "--clip", trained_with, found)
-    detect = None
-    if "detector" in named and artifact.recipe.settings.get("objects", True):
-        values = dict(named["detector"])
-        trained_with = values.pop("identity")
-        detect = DetectSettings(**values)
-        if detector is not None:
-            detect = DetectSettings(detector, None, detect.threshold, detect.max_objects)
-        else:
-            found = identity(detect.model, detect.revision)
-            _refuse_another(artifact.path, "--detector", trained_with, found)
-    return _Models(encode, detect)
+    return settings
+
+
+def _detector_settings(artifact: Artifact, detector: str | None) -> DetectSettings:
+    """The detector that a captioner names, in the place where it is now.
+
+    Raises:
+        ConflictError: where the model in that place is another one.
+    """
+    values = dict(artifact.recipe.models["detector"])
+    trained_with = values.pop("identity")
+    settings = DetectSettings(**values)
+    if detector is not None:
+        settings = DetectSettings(detector, None, settings.threshold, settings.max_objects)
+    found = identity(settings.model, settings.revision)
+    # One that has but a name is known by its vocabulary.
+    if detector is None or (is_folder(found) and is_folder(trained_with)):
+        _refuse_another(artifact.path, "--detector", trained_with, found)
+    return settings
 
 
 def _refuse_another(path: Path, option: str, trained_with: str, found: str) -> None:
-    if found != trained_with:
-        raise SynticError(
+    if not same_model(found, trained_with):
+        raise ConflictError(
             f"{path}: was trained with {trained_with}, but here is {found}; "
             f"train it again, or give {option} with the right one"
         )
 
 
-def _load(
-    artifact: Artifact,
-    settings: CaptionSettings,
-    support: Path | None,
-    models: _Models,
-    device: Any,
-    dtype: Any,
-) -> Captioner:
+def _refuse_other_features(artifact: Artifact, clip: Clip) -> None:
+    """Refuse a dual encoder that gives a text another feature than the captioner has stored."""
+    names, kept = "vocabulary", "vocabulary_features"
+    if not artifact.shape(kept)[0] and artifact.shape("support")[0]:
+        names, kept = "support_captions", "support"
+    texts = [text for text in artifact.texts(names, 0, PROBED_TEXTS) if text]
+    stored = artifact.numbers(kept, 0, len(texts))
+    found = clip.encode_texts(texts or [""]).numpy()
+    same = found.shape[1] == json.loads(artifact.attributes["decoder_config"])["features"]
+    if texts and same:
+        same = bool(((found * stored).sum(axis=1) > SAME_FEATURE).all())
+    if not same:
+        raise ConflictError(
+            f"{artifact.path}: the dual encoder gives texts other features than the one it was "
+            "trained with; give --clip the right one"
+        )
+
+
+def _load_decoder(artifact: Artifact) -> Decoder:
     import torch
 
-    from ..method.decoder import Decoder, DecoderConfig
-    from ..models.clip import load_clip
-    from ..models.detector import load_detector
-    from ..tokenizer import from_bytes
+    from .method.decoder import Decoder, DecoderConfig
 
-    config = DecoderConfig(**json.loads(artifact.attributes["decoder_config"]))
-    decoder = Decoder(config)
     try:
-        decoder.load_state_dict(
-            {
-                name: torch.from_numpy(value).float()
-                for name, value in artifact.group("decoder").items()
-            }
-        )
+        decoder = Decoder(DecoderConfig(**json.loads(artifact.attributes["decoder_config"])))
+    except TypeError as error:
+        raise DamagedError(
+            f"{artifact.path}: its decoder has a setting that this syntic does not know ({error}); "
+            "upgrade syntic"
+        ) from error
+    parameters = artifact.group("decoder").items()
+    try:
+        decoder.load_state_dict({n: torch.from_numpy(v).float() for n, v in parameters})
     except RuntimeError as error:
-        raise SynticError(f"{artifact.path}: its decoder is damaged; train it again") from error
-    keys = None
-    if artifact.attributes["projection"]:
-        keys = _support_features(artifact, support)
-    detector = load_detector(models.detector, device, dtype) if models.detector else None
-    vocabulary = artifact.texts("vocabulary")
-    if detector is not None and detector.vocabulary != vocabulary:
-        raise SynticError(
-            f"{artifact.path}: was trained with another vocabulary than that of "
-            f"{models.detector.model if models.detector else ''}; give --detector the right one"
-        )
-    return Captioner(
-        load_clip(models.clip, device, dtype),
-        detector,
-        decoder.to(device).eval().requires_grad_(False),
-        from_bytes(artifact.numbers("tokenizer")),
-        support=torch.from_numpy(keys).float().to(device) if keys is not None else None,
-        temperature=settings.temperature or float(artifact.attributes["projection_temperature"]),
-        names=torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(device),
-        vocabulary=vocabulary,
-        settings=settings,
-    )
+        raise DamagedError(f"{artifact.path}: its decoder is damaged; train it again") from error
+    return decoder
 
 
-def _support_features(artifact: Artifact, path: Path | None) -> np.ndarray:
+def _support_features(artifact: Artifact, path: str | Path | None) -> np.ndarray:
     if path is None:
         return artifact.numbers("support")
     with Artifact(path, "encode", "optimize") as other:
         mine = artifact.recipe.models["clip"]["identity"]
-        if other.recipe.models.get("clip", {}).get("identity") != mine:
-            raise SynticError(f"{path}: its features are not of {mine}, the captioner's CLIP model")
+        if not same_model(other.recipe.models.get("clip", {}).get("identity", ""), mine):
+            raise ConflictError(
+                f"{path}: its features are not of {mine}, the captioner's CLIP model"
+            )
         return support_set(other)[0]

@@ -16,9 +16,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from . import __version__
-from .artifacts import CHECKSUM, COLUMNS, SCHEMA, Kind, Recipe, Values, header_checksum
-from .errors import SynticError
+from .. import __version__
+from ..errors import SynticError
+from ..schema import STAGES, Kind
+from .reading import CHECKSUM, SCHEMA, Values, header_checksum
+from .recipe import Recipe
 
 # From v110 on HDF5 checksums its own metadata too, so a flipped bit in a header is noticed.
 HDF5_VERSION = ("v110", "v110")
@@ -26,8 +28,13 @@ CHUNK_BYTES = 1 << 18
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, keep_as: Path | None = None) -> Iterator[Path]:
     """A temporary path beside `path`, synced and renamed onto it when the block ends well.
+
+    Args:
+        path: the file to write.
+        keep_as: what an earlier file at `path` is renamed to, once the new one is whole.
+
 
     Raises:
         SynticError: where the disk is full or the folder cannot be written; `path` is as before.
@@ -38,6 +45,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
+        if keep_as is not None:
+            path.rename(keep_as)
         temporary.replace(path)
         sync_folder(path.parent)
     except (FileExistsError, NotADirectoryError) as error:
@@ -61,10 +70,11 @@ def _remedy(error: OSError | RuntimeError) -> str:
     return "change its permissions" if forbidden else "free some space"
 
 
-def reserve(temporary: Path, size: int) -> None:
-    """Make sure that the disk has room for a file of this size, before HDF5 begins to write it.
+def check_room(temporary: Path, size: int) -> None:
+    """Look whether a file of this size can be written, before HDF5 begins to.
 
-    HDF5 that meets a full disk half-way prints a traceback for every object that it has open.
+    HDF5 that meets a full disk half-way prints a traceback for every object that it has open. The
+    room is given back for HDF5 to take; where another program is faster, it is that traceback.
 
     Raises:
         OSError: where there is no room, for `atomic_path` to explain.
@@ -154,9 +164,11 @@ def _append(
     dataset = file[name]
     first = len(dataset)
     dataset.resize(first + len(rows), axis=0)
-    if len(rows) == 1:
-        # h5py takes an array of one byte string for the byte string itself.
-        dataset[first] = rows[0]
+    as_matrix = h5py.check_vlen_dtype(dataset.dtype) and len({len(value) for value in rows}) == 1
+    if as_matrix or len(rows) == 1:
+        # h5py takes byte strings of one length for a matrix, and one of them for its bytes.
+        for row, value in enumerate(rows, first):
+            dataset[row] = value
     elif len(rows):
         dataset[first:] = rows
 
@@ -168,6 +180,7 @@ def write_artifact(
     *,
     groups: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    keep_as: Path | None = None,
 ) -> None:
     """Write a whole artifact under its name at once, or not at all.
 
@@ -177,15 +190,16 @@ def write_artifact(
         columns: every dataset that the stage's schema names.
         groups: further groups of numeric datasets (`history`, `decoder`, `per_image`).
         attributes: further root attributes.
+        keep_as: what an earlier artifact of this name is renamed to, once this one is whole.
 
     Raises:
         SynticError: where it cannot be written.
     """
-    schema, groups = COLUMNS[recipe.stage], groups or {}
+    schema, groups = STAGES[recipe.stage].columns, groups or {}
     arrays = [array for group in groups.values() for array in group.values()]
     size = sum(map(_stored_bytes, [*columns.values(), *arrays]))
-    with atomic_path(path) as temporary:
-        reserve(temporary, size)
+    with atomic_path(path, keep_as) as temporary:
+        check_room(temporary, size)
         with h5py.File(temporary, "w", libver=HDF5_VERSION) as file:
             for name, values in columns.items():
                 append_rows(file, name, schema[name].kind, values, total=len(values))

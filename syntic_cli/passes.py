@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from .. import console
-from ..artifacts import Artifact, Recipe, Values
-from ..errors import Interrupted, SynticError
-from ..settings import Run
-from ..shards import Output
-from ..workspace import locked
+from . import console
+from .artifacts.reading import Values
+from .artifacts.shards import Draft
+from .errors import SynticError
+from .interrupts import StopRequest
+from .settings import Run
+
+if TYPE_CHECKING:
+    import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,86 +27,6 @@ Result = TypeVar("Result")
 READERS = max(2, min(16, os.cpu_count() or 2))
 BATCHES_AHEAD = 2
 COMMITS_BEHIND = 2
-
-
-@contextmanager
-def making(
-    path: Path,
-    recipe: Recipe,
-    run: Run,
-    *,
-    unrelated: Callable[[Recipe, Recipe], bool] | None = None,
-) -> Iterator[Output | None]:
-    """The output of a stage, with its folder locked; None where it is up to date already.
-
-    Args:
-        path: the artifact.
-        recipe: what it is made from.
-        run: how the stage runs.
-        unrelated: whether the recipe of an artifact that is there has nothing to do with the new
-            one, so that it is kept under another name.
-
-    Raises:
-        SynticError: where an artifact of another recipe is in the way, or the folder is in use.
-    """
-    with locked(path.parent):
-        if unrelated and path.exists() and not run.force:
-            _keep_earlier(path, recipe, unrelated, run)
-        output = Output(path, recipe, force=run.force, retry_failed=run.retry_failed)
-        if output.up_to_date:
-            failed = f"; {output.failed} rows failed (--retry-failed runs them again)"
-            more = failed if output.failed else ""
-            console.note(f"{recipe.stage}: {path} is up to date{more}", quiet=run.quiet)
-            yield None
-            return
-        yield output
-
-
-def _keep_earlier(
-    path: Path, recipe: Recipe, unrelated: Callable[[Recipe, Recipe], bool], run: Run
-) -> None:
-    """Rename an artifact of other photos or captions, which a new command must not cost."""
-    with Artifact(path, recipe.stage) as earlier:
-        if not unrelated(earlier.recipe, recipe):
-            return
-        created = str(earlier.attributes["created"])[:19].replace(":", "")
-    kept = path.with_name(f"{path.stem}-{created}-{os.getpid()}{path.suffix}")
-    path.rename(kept)
-    console.note(f"{recipe.stage}: what was made of other input is kept as {kept}", quiet=run.quiet)
-
-
-class StopRequest:
-    """Turns SIGINT and SIGTERM into a flag, so that the work in hand is committed first."""
-
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-
-    @contextmanager
-    def listening(self) -> Iterator[StopRequest]:
-        """Catch the signals within the block; a second one stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: object) -> None:
-        if self.signal_number is not None:
-            raise KeyboardInterrupt
-        self.signal_number = number
-
-    def check(self) -> None:
-        """Raise where a signal has come.
-
-        Raises:
-            Interrupted: naming the signal.
-        """
-        if self.signal_number is not None:
-            raise Interrupted(self.signal_number)
 
 
 @dataclass
@@ -145,8 +65,67 @@ class Mapper(Generic[Item, Result]):
     pack: Callable[[int, Sequence[Result | SynticError]], Mapping[str, Values]]
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A stage's work with its models loaded and its inputs open.
+
+    columns are the artifact's datasets beside those of the rows.
+    """
+
+    mapper: Mapper[Any, Any]
+    batch_size: int
+    device: torch.device
+    dtype: torch.dtype
+    columns: Mapping[str, Values] = field(default_factory=dict)
+
+
+class Work(Protocol):
+    """A stage's work as settings and paths, with no model and no open file, so that it can be sent
+    to whatever process opens it. title and unit are for the progress."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...
+
+    def open(self, run: Run) -> AbstractContextManager[Opened]:
+        """Load the models and open the inputs.
+
+        Raises:
+            SynticError: where that cannot be done, or an input has been made anew since.
+        """
+
+
+def map_work(draft: Draft, rows: int, work: Work, run: Run) -> None:
+    """Do a stage's work on the rows that the draft lacks, and put the artifact together.
+
+    Args:
+        draft: where shards go.
+        rows: how many rows the artifact has.
+        work: what is done with them.
+        run: how the stage runs.
+
+    Raises:
+        Interrupted: after SIGINT or SIGTERM, once the rows in hand are committed.
+        SynticError: where the work cannot be opened, or the disk is full.
+    """
+    with work.open(draft.in_its_dtype(run)) as opened:
+        draft.computed_in(opened.device, opened.dtype)
+        map_rows(
+            draft,
+            rows,
+            opened.mapper,
+            title=work.title,
+            unit=work.unit,
+            batch_size=opened.batch_size,
+            run=run,
+        )
+        draft.finish(columns=opened.columns)
+
+
 def map_rows(
-    output: Output,
+    draft: Draft,
     rows: int,
     mapper: Mapper[Any, Any],
     *,
@@ -154,37 +133,36 @@ def map_rows(
     unit: str,
     batch_size: int,
     run: Run,
-) -> int:
-    """Map the rows that the output lacks, shard by shard.
+) -> None:
+    """Map the rows that the draft lacks, shard by shard.
 
     Batches begin at fixed rows: a resumed pass computes the batches of an uninterrupted one.
 
     Args:
-        output: where shards go.
-        rows: N.
+        draft: where shards go.
+        rows: how many rows the artifact has.
         mapper: the stage's work.
         title, unit: for the progress.
         batch_size: rows computed at a time; does not change the result.
         run: how the stage runs.
 
-    Returns:
-        How many rows were computed now.
-
     Raises:
         Interrupted: after SIGINT or SIGTERM, once the rows in hand are committed.
         SynticError: where the disk is full.
     """
-    batches = list(cut_batches(output.missing(rows), batch_size, run.shard_size))
+    batches = list(cut_batches(draft.missing(rows), batch_size, run.shard_size))
     left = sum(stop - start for start, stop in batches)
-    if 0 < left < rows and not run.quiet:
-        console.note(f"{title}: {rows - left} of {rows} {unit} are there, going on")
+    if 0 < left < rows:
+        console.note(
+            f"{title}: {rows - left} of {rows} {unit} are there, going on", quiet=run.quiet
+        )
     waits, began = Waits(), time.monotonic()
     request = StopRequest()
     with (
         request.listening(),
         console.progress(title, rows, done=rows - left, unit=unit, quiet=run.quiet) as advance,
         ThreadPoolExecutor(READERS, "read") as readers,
-        _Writer(output, mapper.pack, waits) as writer,
+        _Writer(draft, mapper.pack, waits) as writer,
     ):
         for start, stop, items in read_ahead(batches, mapper.read, readers, waits):
             with waits.on("the device"):
@@ -201,7 +179,6 @@ def map_rows(
             f"{left / max(seconds, 1e-9):,.1f} {unit}/s, {waits.summary()}",
             quiet=run.quiet,
         )
-    return left
 
 
 def cut_batches(
@@ -248,10 +225,34 @@ def compute_rows(
     compute: Callable[[Sequence[Item]], Sequence[Result | SynticError]],
     items: Sequence[Item | SynticError],
 ) -> list[Result | SynticError]:
-    """Results in the rows' order, with what could not be read left out of the computation."""
+    """Results in the rows' order, with what could not be read left out of the computation.
+
+    Where a batch fails, its rows are computed one by one, and a row that fails alone is a failure
+    of that row: one odd photo must not end a pass over a million.
+    """
     good = [item for item in items if not isinstance(item, SynticError)]
-    computed = iter(compute(good) if good else ())
+    if not good:
+        return [item for item in items if isinstance(item, SynticError)]
+    try:
+        computed = iter(compute(good))
+    except SynticError:
+        raise
+    # The model libraries raise anything at all.
+    except Exception:
+        computed = iter([_compute_alone(compute, item) for item in good])
     return [item if isinstance(item, SynticError) else next(computed) for item in items]
+
+
+def _compute_alone(
+    compute: Callable[[Sequence[Item]], Sequence[Result | SynticError]], item: Item
+) -> Result | SynticError:
+    try:
+        return compute([item])[0]
+    except SynticError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        return SynticError(f"the model failed on it ({type(error).__name__}: {reason})")
 
 
 class _Writer:
@@ -259,11 +260,11 @@ class _Writer:
 
     def __init__(
         self,
-        output: Output,
+        draft: Draft,
         pack: Callable[[int, Sequence[Any]], Mapping[str, Values]],
         waits: Waits,
     ) -> None:
-        self._output, self._pack, self._waits = output, pack, waits
+        self._draft, self._pack, self._waits = draft, pack, waits
         self._thread = ThreadPoolExecutor(1, "write")
         self._pending: deque[Future[None]] = deque()
         self._first = 0
@@ -293,7 +294,7 @@ class _Writer:
                 self._pending.popleft().result()
 
     def _write(self, first: int, results: Sequence[Any]) -> None:
-        self._output.commit(first, self._pack(first, results))
+        self._draft.commit(first, self._pack(first, results))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
@@ -304,18 +305,3 @@ class _Writer:
                     self._pending.popleft().result()
         finally:
             self._thread.shutdown(wait=True)
-
-
-def errors_of(results: Sequence[Any]) -> list[str]:
-    """The `error` column: why each row failed, empty where it did not."""
-    return [str(result) if isinstance(result, SynticError) else "" for result in results]
-
-
-def report_failures(stage: str, errors: Sequence[str], unit: str) -> None:
-    """Say how many rows failed, with the first reason."""
-    reasons = [error for error in errors if error]
-    if reasons:
-        console.warn(
-            f"{stage}: {len(reasons)} of {len(errors)} {unit} failed, the first because: "
-            f"{reasons[0]}; in a workspace the same command with --retry-failed runs them again"
-        )

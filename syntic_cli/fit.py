@@ -1,4 +1,4 @@
-"""A training under way: its steps, its held-out loss, and the checkpoint it resumes from."""
+"""One training of a decoder: its steps, its held-out loss, and the checkpoint it resumes from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import console
-from ..errors import SynticError
-from ..method.decoder import Decoder
-from ..method.training import (
+from . import console
+from .artifacts.checkpoint import Checkpoint
+from .errors import SynticError
+from .interrupts import StopRequest
+from .method.decoder import Decoder
+from .method.training import (
     Pairs,
     TokenLoss,
     epoch_batches,
@@ -22,11 +24,9 @@ from ..method.training import (
     token_loss,
     training_step,
 )
-from ..settings import TrainSettings
-from .checkpoint import Checkpoint
-from .rows import StopRequest
+from .schema import TRAIN
+from .settings import TrainSettings
 
-STAGE = "train"
 SECONDS_A_CHECKPOINT = 60.0
 
 
@@ -45,9 +45,11 @@ class Fit:
         settings: TrainSettings,
         seed: int,
         checkpoint: Checkpoint,
+        *,
+        quiet: bool = False,
     ) -> None:
         self._decoder, self._pairs, self._settings = decoder, pairs, settings
-        self._seed, self._checkpoint = seed, checkpoint
+        self._seed, self._checkpoint, self._quiet = seed, checkpoint, quiet
         self._optimizer = make_optimizer(decoder, settings.lr, settings.weight_decay)
         self._token_loss: TokenLoss = token_loss
         self._lengths = lengths
@@ -71,7 +73,7 @@ class Fit:
         # A function, so that the parameters keep the names that checkpoints know them by.
         self._token_loss = torch.compile(token_loss, dynamic=True)
 
-    def run_epochs(self, autocast: torch.dtype | None, *, quiet: bool) -> None:
+    def run_epochs(self, autocast: torch.dtype | None) -> None:
         """Take the steps that are left.
 
         Raises:
@@ -81,12 +83,12 @@ class Fit:
         with (
             request.listening(),
             console.progress(
-                STAGE, self.steps, done=self.step, unit="steps", quiet=quiet
+                TRAIN.name, self.steps, done=self.step, unit="steps", quiet=self._quiet
             ) as advance,
         ):
             while len(self.curves) < self._settings.epochs:
                 self._run_epoch(autocast, advance, request)
-                self._close_epoch(quiet)
+                self._close_epoch()
 
     def _run_epoch(
         self, autocast: torch.dtype | None, advance: console.Advance, request: StopRequest
@@ -117,7 +119,7 @@ class Fit:
                 self._save()
             request.check()
 
-    def _close_epoch(self, quiet: bool) -> None:
+    def _close_epoch(self) -> None:
         loss = float(self._epoch_loss[0] / self._epoch_loss[1])
         held_out = loss
         if len(self._held_out):
@@ -126,7 +128,7 @@ class Fit:
             )
         if not math.isfinite(held_out):
             raise SynticError(
-                f"{STAGE}: the loss is no longer finite; give a smaller --lr and --force"
+                f"{TRAIN.name}: the loss is no longer finite; give a smaller --lr and --force"
             )
         self.curves.append((loss, held_out))
         self._epoch_loss.zero_()
@@ -138,9 +140,9 @@ class Fit:
             }
         self._save()
         console.note(
-            f"{STAGE}: epoch {len(self.curves)}/{self._settings.epochs}, "
+            f"{TRAIN.name}: epoch {len(self.curves)}/{self._settings.epochs}, "
             f"loss {loss:.3f}, held out {held_out:.3f}",
-            quiet=quiet,
+            quiet=self._quiet,
         )
 
     def _mixed_seed(self, number: int) -> int:
@@ -171,7 +173,7 @@ class Fit:
         self.step, self.best_epoch = state["progress"].tolist()
         self.curves = [(a, b) for a, b in state["curves"].tolist()]
         self._epoch_loss.copy_(state["epoch_loss"])
-        console.note(f"{STAGE}: going on from step {self.step}")
+        console.note(f"{TRAIN.name}: going on from step {self.step}", quiet=self._quiet)
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,156 @@
+"""Making an artifact: its folder locked, what is there compared, and nothing done twice."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .. import console
+from ..errors import ConflictError, SynticError
+from ..settings import Run
+from .reading import Artifact
+from .recipe import Recipe
+from .shards import Draft
+from .workspace import remember_preset
+
+LOCK = ".syntic.lock"
+OWNER = ".syntic.lock.owner"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What becomes of an artifact of other items, such as other photos, that is in the way.
+
+    same_rows: which of its rows each new row is, -1 for none; these are taken over. keep: whether
+    the artifact gets another name once the new one is whole, and is not replaced.
+    """
+
+    same_rows: Sequence[int]
+    keep: bool
+
+
+@contextmanager
+def making(
+    path: Path,
+    recipe: Recipe,
+    run: Run,
+    *,
+    earlier: Callable[[Artifact], Earlier | None] | None = None,
+) -> Iterator[Draft]:
+    """The output of a stage, with its folder locked; `up_to_date` where nothing is to do.
+
+    Args:
+        path: the artifact.
+        recipe: what it is made from.
+        run: how the stage runs.
+        earlier: what becomes of an artifact of another recipe that is there; None, or its answer
+            None, refuses to touch it.
+
+    Raises:
+        ConflictError: where an artifact of another recipe is in the way, or the folder is in use.
+    """
+    if not path.name:
+        raise SynticError("--output: an empty name was given for a file: is a variable unset?")
+    with locked(path.parent):
+        fate = None if run.force or not path.exists() else _fate(path, recipe, earlier)
+        keep_as = _kept_name(path) if fate and fate.keep and run.keep else None
+        draft = Draft(
+            path,
+            recipe,
+            force=run.force,
+            retry_failed=run.retry_failed,
+            same_rows=fate.same_rows if fate else None,
+            keep_as=keep_as,
+        )
+        if draft.up_to_date:
+            failed = f"; {draft.failed} rows failed (--retry-failed runs them again)"
+            more = failed if draft.failed else ""
+            console.note(f"{recipe.stage}: {path} is up to date{more}", quiet=run.quiet)
+        elif run.preset is not None:
+            remember_preset(path.parent, run.preset)
+        yield draft
+        if keep_as is not None and keep_as.exists():
+            console.note(
+                f"{recipe.stage}: what was made of other input is kept as {keep_as}",
+                quiet=run.quiet,
+            )
+            for old in kept_beside(path)[: -run.keep]:
+                old.unlink(missing_ok=True)
+
+
+def _fate(
+    path: Path, recipe: Recipe, earlier: Callable[[Artifact], Earlier | None] | None
+) -> Earlier | None:
+    if earlier is None:
+        return None
+    with Artifact(path, recipe.stage) as there:
+        return None if there.fingerprint == recipe.fingerprint else earlier(there)
+
+
+def _kept_name(path: Path) -> Path:
+    with Artifact(path) as there:
+        created = re.sub(r"[^0-9T-]", "", there.created[:19])
+    return path.with_name(f"{path.stem}-{created}-{os.getpid()}{path.suffix}")
+
+
+def kept_beside(path: Path) -> list[Path]:
+    """Earlier artifacts of other input, kept beside the one at `path`; the oldest first."""
+    name = re.compile(re.escape(path.stem) + r"-[0-9T-]+" + re.escape(path.suffix))
+    found = [other for other in path.parent.glob("*.h5") if name.fullmatch(other.name)]
+    return sorted(found, key=lambda other: (other.stat().st_mtime_ns, other.name))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for writing; the system frees it when this process dies.
+
+    Raises:
+        ConflictError: where another process holds it, naming that process.
+        SynticError: where it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConflictError(
+            f"{folder}: in use by {_owner(folder)}; wait for it, or give another --workspace"
+        ) from None
+    except (FileExistsError, NotADirectoryError) as error:
+        raise SynticError(f"{folder}: is not a folder; name another --workspace") from error
+    except OSError as error:
+        raise SynticError(
+            f"{folder}: cannot be written ({error.strerror}); name another --workspace, or an "
+            "--output elsewhere"
+        ) from error
+    owner = folder / OWNER
+    try:
+        with suppress(OSError):  # it is for a person to read, and the disk may be full
+            owner.write_text(
+                f"process {os.getpid()} on {socket.gethostname()}: {_command()}",
+                encoding="utf-8",
+                errors="backslashreplace",
+            )
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner(folder: Path) -> str:
+    try:
+        return (folder / OWNER).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "another process"
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]

@@ -1,0 +1,186 @@
+"""What stages share of an artifact's rows: synthetic images, features, support set, objects,
+captions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConflictError, DamagedError, MissingError, SynticError
+from ..models.identity import same_model
+from ..photos import decode_image
+from .reading import Artifact, Values
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class DetectedObject:
+    """An object in a photo: its name, score in 0..1, and box x0 y0 x1 y1 in shares of the photo."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What was said of one photo; error says why nothing was, and is empty where all went well."""
+
+    path: str
+    caption: str
+    log_probability: float
+    objects: list[DetectedObject]
+    error: str = ""
+
+
+def errors_of(results: Sequence[Any]) -> list[str]:
+    """The `error` column: why each row failed, empty where it did not."""
+    return [str(result) if isinstance(result, SynticError) else "" for result in results]
+
+
+def reopen(path: Path, state: str, *stages: str) -> Artifact:
+    """Open an input again, in this process or another, for the rows of a pass.
+
+    Raises:
+        ConflictError: where it is no longer what the pass's recipe was made from.
+    """
+    artifact = Artifact(path, *stages)
+    if artifact.state != state:
+        artifact.close()
+        raise ConflictError(f"{path}: was made anew meanwhile; run the command again")
+    return artifact
+
+
+def read_image(pairs: Artifact, row: int, at_least: int | None) -> Image.Image:
+    """The synthetic image of a row.
+
+    Raises:
+        SynticError: where it was not generated or cannot be decoded.
+    """
+    data = pairs.byte_strings("images", row, row + 1)[0]
+    if not data:
+        raise MissingError("the image was not generated")
+    return decode_image(data, f"image of row {row}", at_least=at_least)
+
+
+def features(artifact: Artifact, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Rows start to stop (all by default) of a dataset of features, (N, d).
+
+    Raises:
+        DamagedError: where a feature holds a value that is no number; equations would spread it.
+    """
+    found = artifact.numbers(name, start, stop)
+    wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if len(wrong):
+        raise DamagedError(
+            f"{artifact.path}: {name!r} of row {start + int(wrong[0])} is not finite; make it "
+            f"again with `syntic {artifact.stage} --force`"
+        )
+    return found
+
+
+def support_set(texts: Artifact) -> tuple[np.ndarray, list[str]]:
+    """The support set of a features file: its text features, (M, d), and their captions.
+
+    A text feature does not depend on its image, so texts whose image failed are in it too.
+
+    Raises:
+        MissingError: where it holds no texts.
+    """
+    found, captions = features(texts, "text_features"), texts.texts("captions")
+    there = np.flatnonzero(found.any(axis=1))  # a text that could not be encoded is all zeros
+    if not len(there):
+        raise MissingError(f"{texts.path}: holds no texts; the support set would be empty")
+    if len(there) == len(captions):
+        return found, captions
+    return found[there], [captions[row] for row in there]
+
+
+def refuse_other_clip(one: Artifact, other: Artifact) -> None:
+    """Refuse to mix features of two dual encoders.
+
+    Raises:
+        ConflictError: naming both.
+    """
+    names = [
+        artifact.recipe.models.get("clip", {}).get("identity", "") for artifact in (one, other)
+    ]
+    if not same_model(*names):
+        raise ConflictError(
+            f"{other.path}: its features are of {names[1]}, those of {one.path} of {names[0]}; "
+            "encode both with the same --model"
+        )
+
+
+def pack_objects(results: Sequence[Any]) -> dict[str, Values]:
+    """Objects of consecutive rows (`labels`, `scores` and `boxes` each) as ragged datasets; a
+    failed row has none."""
+    rows = [result for result in results if not isinstance(result, SynticError)]
+    counts = [0 if isinstance(r, SynticError) else len(r.labels) for r in results]
+    return {
+        "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        "label": np.concatenate([np.zeros(0, np.int32), *(row.labels for row in rows)]),
+        "score": np.concatenate([np.zeros(0, np.float32), *(row.scores for row in rows)]),
+        "box": np.concatenate([np.zeros((0, 4), np.float32), *(row.boxes for row in rows)]),
+    }
+
+
+def named_objects(
+    labels: np.ndarray, scores: np.ndarray, boxes: np.ndarray, vocabulary: Sequence[str]
+) -> list[DetectedObject]:
+    """Objects with their names, as they are printed."""
+    return [
+        DetectedObject(
+            vocabulary[label],
+            round(float(score), 4),
+            (round(x0, 4), round(y0, 4), round(x1, 4), round(y1, 4)),
+        )
+        for label, score, (x0, y0, x1, y1) in zip(labels, scores, boxes.tolist(), strict=True)
+    ]
+
+
+def path_text(photo: str | Path) -> str:
+    """A path as UTF-8 text; bytes of a name that are not UTF-8 are shown escaped."""
+    return os.fsencode(photo).decode("utf-8", "backslashreplace")
+
+
+def read_captions(artifact: Artifact) -> list[Caption]:
+    """The rows of an artifact of `caption`.
+
+    Raises:
+        DamagedError: where they cannot be read.
+    """
+    found = artifact.objects(0, artifact.rows)
+    vocabulary = artifact.texts("vocabulary")
+    cuts, labels = found["offsets"], found["label"]
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(vocabulary):
+        raise DamagedError(f"{artifact.path}: 'label' has no name; make it again")
+    columns = zip(
+        artifact.texts("path"),
+        artifact.texts("caption"),
+        artifact.numbers("log_probability").tolist(),
+        artifact.texts("error"),
+        strict=True,
+    )
+    return [
+        Caption(
+            photo,
+            text,
+            log_probability,
+            named_objects(
+                labels[cuts[row] : cuts[row + 1]],
+                found["score"][cuts[row] : cuts[row + 1]],
+                found["box"][cuts[row] : cuts[row + 1]],
+                vocabulary,
+            ),
+            error,
+        )
+        for row, (photo, text, log_probability, error) in enumerate(columns)
+    ]

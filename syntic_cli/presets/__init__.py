@@ -1,0 +1,95 @@
+"""Presets: TOML files that name models and settings, and how options go over them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import DamagedError, MissingError, SynticError
+from ..schema import STAGES
+from ..settings import fields_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent
+DEFAULT = "paper"
+# The captioner that ships with the package, and the preset that says how it decodes.
+SHIPPED = FOLDER / "tiny" / "captioner.h5"
+SHIPPED_PRESET = "tiny"
+
+Settings = TypeVar("Settings")
+Preset = Mapping[str, Mapping[str, Any]]
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with syntic."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_preset(name: str) -> dict[str, dict[str, Any]]:
+    """Read a preset by its name or the path of a TOML file.
+
+    Raises:
+        MissingError: where it does not exist.
+        DamagedError: where it is no TOML.
+        SynticError: where it has an unknown section or key, or a value of another type.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.is_file():
+        raise MissingError(
+            f"--preset {name}: no such preset; "
+            f"take one of {', '.join(preset_names())} or the path of a .toml file"
+        )
+    try:
+        sections = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path}: not a readable TOML file ({error})") from error
+    for section, values in sections.items():
+        _check_section(path, section, values)
+        _resolve_folder(values, path.parent)
+    return sections
+
+
+def _check_section(path: Path, section: str, values: object) -> None:
+    kinds = {name: stage.settings for name, stage in STAGES.items() if stage.settings}
+    if section not in kinds or not isinstance(values, dict):
+        raise SynticError(f"{path}: unknown section {section!r}; known: {', '.join(kinds)}")
+    known = {field.name: field for field in fields_of(kinds[section])}
+    for key, value in values.items():
+        if key not in known:
+            raise SynticError(
+                f"{path}: [{section}] has no {key!r}; known: {', '.join(sorted(known))}"
+            )
+        if wrong := known[key].check(value):
+            raise SynticError(f"{path}: [{section}] {key} = {value!r}: {wrong}")
+
+
+def _resolve_folder(values: dict[str, Any], beside: Path) -> None:
+    """A model folder given relative to the preset file becomes a path that works anywhere."""
+    model = values.get("model", "")
+    if model.startswith(("./", "../")):
+        values["model"] = str((beside / model).resolve())
+
+
+def resolve(kind: type[Settings], preset: Preset, **options: Any) -> Settings:
+    """A stage's settings: the preset's values under the options that were given (not None).
+
+    Raises:
+        SynticError: where a value is missing or out of its range.
+    """
+    (section,) = [name for name, stage in STAGES.items() if stage.settings is kind]
+    values = dict(preset.get(section, {}))
+    if options.get("model") is not None:
+        # A model that is named brings none of the tags of the preset's model along.
+        values.pop("revision", None)
+        values.pop("pretrained", None)
+    values.update({name: value for name, value in options.items() if value is not None})
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise SynticError(f"preset: [{section}] lacks a value ({error})") from error

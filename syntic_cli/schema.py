@@ -1,0 +1,111 @@
+"""The one table of stages: what each is called, the file it writes, that file's columns, and its
+settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from .settings import (
+    CaptionSettings,
+    DetectSettings,
+    EncodeSettings,
+    OptimizeSettings,
+    ProjectSettings,
+    SynthesizeSettings,
+    TrainSettings,
+)
+
+Kind = Literal["text", "bytes", "number"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One dataset of an artifact: what its rows hold and along which axis they run.
+
+    axis is "item" (row i is text or photo i), "object" (objects of all items, one after the other,
+    cut by `offsets`) or a free name for a dataset with a length of its own. ndim is 2 where a row
+    is a vector. Artifacts of earlier versions may lack an optional column.
+    """
+
+    kind: Kind
+    axis: str = "item"
+    ndim: int = 1
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table; settings is None for a stage that a preset has nothing to say of."""
+
+    name: str
+    file: str
+    columns: Mapping[str, Column]
+    settings: type | None
+
+
+TEXT, BYTES, NUMBER = Column("text"), Column("bytes"), Column("number")
+VECTOR = Column("number", ndim=2)
+OBJECTS = {
+    "offsets": Column("number", "offsets"),
+    "label": Column("number", "object"),
+    "score": Column("number", "object"),
+    "box": Column("number", "object", ndim=2),
+    "vocabulary": Column("text", "vocabulary"),
+}
+FEATURES = {
+    "captions": TEXT,
+    "image_features": VECTOR,
+    "text_features": VECTOR,
+    "valid": NUMBER,
+    "error": TEXT,
+}
+
+SYNTHESIZE = Stage(
+    "synthesize",
+    "synthetic.h5",
+    {"captions": TEXT, "images": BYTES, "seeds": NUMBER, "flagged": NUMBER, "error": TEXT},
+    SynthesizeSettings,
+)
+ENCODE = Stage("encode", "features.h5", FEATURES, EncodeSettings)
+OPTIMIZE = Stage("optimize", "optimized.h5", FEATURES, OptimizeSettings)
+DETECT = Stage("detect", "objects.h5", {**OBJECTS, "error": TEXT}, DetectSettings)
+PROJECT = Stage(
+    "project",
+    "projected.h5",
+    {"captions": TEXT, "projected": VECTOR, "image_features": VECTOR, "valid": NUMBER},
+    ProjectSettings,
+)
+TRAIN = Stage(
+    "train",
+    "captioner.h5",
+    {
+        "support": Column("number", "support", ndim=2),
+        "support_captions": Column("text", "support"),
+        "vocabulary": Column("text", "vocabulary"),
+        "vocabulary_features": Column("number", "vocabulary", ndim=2),
+        "tokenizer": Column("number", "tokenizer"),
+    },
+    TrainSettings,
+)
+CAPTION = Stage(
+    "caption",
+    "captions.h5",
+    {
+        "path": TEXT,
+        "caption": TEXT,
+        "log_probability": NUMBER,
+        "error": TEXT,
+        # What a photo was like (size and time of change), to know it again.
+        "state": Column("text", optional=True),
+        **OBJECTS,
+    },
+    CaptionSettings,
+)
+EVALUATE = Stage("evaluate", "scores.h5", {"path": TEXT}, None)
+
+STAGES = {
+    stage.name: stage
+    for stage in (SYNTHESIZE, ENCODE, OPTIMIZE, DETECT, PROJECT, TRAIN, CAPTION, EVALUATE)
+}
