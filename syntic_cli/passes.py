@@ -69,7 +69,8 @@ class Mapper(Generic[Item, Result]):
 class Opened:
     """A stage's work with its models loaded and its inputs open.
 
-    columns are the artifact's datasets beside those of the rows.
+    columns are the artifact's datasets beside those of the rows; warnings are what a person should
+    know of the inputs.
     """
 
     mapper: Mapper[Any, Any]
@@ -77,6 +78,7 @@ class Opened:
     device: torch.device
     dtype: torch.dtype
     columns: Mapping[str, Values] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 class Work(Protocol):
@@ -112,6 +114,8 @@ def map_work(draft: Draft, rows: int, work: Work, run: Run) -> None:
     """
     with work.open(draft.in_its_dtype(run)) as opened:
         draft.computed_in(opened.device, opened.dtype)
+        for warning in opened.warnings:
+            console.warn(f"{work.title}: {warning}")
         map_rows(
             draft,
             rows,

@@ -28,8 +28,13 @@ def make_tokenizer(name: str, captions: Sequence[str]) -> Tokenizer:
     Raises:
         SynticError: where the name is neither.
     """
-    if name == "clip":
-        return clip_tokenizer()
+    tokenizer = clip_tokenizer() if name == "clip" else _trained(name, captions)
+    # A caption that says <|endoftext|> must not end there.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _trained(name: str, captions: Sequence[str]) -> Tokenizer:
     kind, _, size = name.partition(":")
     if kind != "bpe" or not size.isdigit() or int(size) < SMALLEST:
         raise SynticError(
@@ -117,7 +122,7 @@ def end_token(tokenizer: Tokenizer) -> int:
 
 def encode_captions(
     tokenizer: Tokenizer, captions: Sequence[str], max_length: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Tokens of all captions, one after the other, and where each one begins.
 
     Args:
@@ -126,8 +131,9 @@ def encode_captions(
         max_length: tokens kept of a caption.
 
     Returns:
-        Tokens (int32) and offsets (N + 1, int64).
+        Tokens (int32) and offsets (N + 1, int64); and how many captions were cut.
     """
+    cut = 0
     offsets = np.zeros(len(captions) + 1, dtype=np.int64)
     flat: list[np.ndarray] = []
     # In slices, so that a million encodings are never held at once.
@@ -136,9 +142,10 @@ def encode_captions(
             list(captions[first : first + 8192]), add_special_tokens=False
         )
         rows = [encoding.ids[:max_length] for encoding in encoded]
+        cut += sum(len(encoding.ids) > max_length for encoding in encoded)
         offsets[first + 1 : first + 1 + len(rows)] = [len(row) for row in rows]
         flat.append(np.fromiter((token for row in rows for token in row), np.int32))
-    return np.concatenate(flat) if flat else np.empty(0, np.int32), np.cumsum(offsets)
+    return np.concatenate(flat) if flat else np.empty(0, np.int32), np.cumsum(offsets), cut
 
 
 def decode_captions(tokenizer: Tokenizer, tokens: np.ndarray) -> list[str]:

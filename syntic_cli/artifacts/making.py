@@ -125,7 +125,9 @@ def locked(folder: Path) -> Iterator[None]:
             f"{folder}: in use by {_owner(folder)}; wait for it, or give another --workspace"
         ) from None
     except (FileExistsError, NotADirectoryError) as error:
-        raise SynticError(f"{folder}: is not a folder; name another --workspace") from error
+        raise SynticError(
+            f"{folder}: cannot be written (is not a folder); name another --workspace or --output"
+        ) from error
     except OSError as error:
         raise SynticError(
             f"{folder}: cannot be written ({error.strerror}); name another --workspace, or an "

@@ -76,10 +76,10 @@ class Recipe:
         Raises:
             KeyError, TypeError, ValueError: where it is something else.
         """
-        settings, models = content["settings"], content["models"]
-        if not isinstance(settings, dict) or not isinstance(models, dict):
-            raise ValueError("settings or models that are no objects")
-        inputs = {role: Input.from_json(given) for role, given in content["inputs"].items()}
+        settings, models, given = (content[name] for name in ("settings", "models", "inputs"))
+        if not all(isinstance(values, dict) for values in (settings, models, given)):
+            raise ValueError("settings, models or inputs that are no objects")
+        inputs = {role: Input.from_json(one) for role, one in given.items()}
         return Recipe(str(content["stage"]), settings, inputs, models, str(content["origin"]))
 
     def differences(self, other: Recipe) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..console import count
 from ..errors import ConflictError, DamagedError, MissingError, SynticError
 from ..models.identity import same_model
 from ..photos import decode_image
@@ -43,6 +44,11 @@ class Caption:
 def errors_of(results: Sequence[Any]) -> list[str]:
     """The `error` column: why each row failed, empty where it did not."""
     return [str(result) if isinstance(result, SynticError) else "" for result in results]
+
+
+def cut_texts(number: int, tokens: int) -> list[str]:
+    """The warning, if any, that so many texts exceed what a model takes."""
+    return [f"{count(number, 'text')} cut at {tokens} tokens"] if number else []
 
 
 def reopen(path: Path, state: str, *stages: str) -> Artifact:

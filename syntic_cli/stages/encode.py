@@ -14,7 +14,7 @@ from .. import console
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact, Values
 from ..artifacts.recipe import Recipe
-from ..artifacts.records import read_image, reopen
+from ..artifacts.records import cut_texts, read_image, reopen
 from ..artifacts.workspace import open_input
 from ..errors import SynticError
 from ..models.identity import identity
@@ -103,7 +103,13 @@ class Encoding:
             batches = pairs.rows // batch_size
             if worth_compiling(self.compiled, device, batches, BATCHES_WORTH_COMPILING):
                 model.compile()
-            yield Opened(_mapper(model, pairs), batch_size, device, dtype)
+            yield Opened(
+                _mapper(model, pairs),
+                batch_size,
+                device,
+                dtype,
+                warnings=cut_texts(model.count_cut(pairs.texts("captions")), model.context_length),
+            )
 
 
 @dataclass(frozen=True)

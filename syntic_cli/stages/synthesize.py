@@ -16,7 +16,7 @@ from .. import console
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact, Values
 from ..artifacts.recipe import Input, Recipe
-from ..artifacts.records import errors_of
+from ..artifacts.records import cut_texts, errors_of
 from ..corpus import Corpus
 from ..errors import SynticError
 from ..models.identity import identity
@@ -113,7 +113,11 @@ class Generation:
         if worth_compiling(self.compiled, device, passes, PASSES_WORTH_COMPILING):
             model.compile()
         yield Opened(
-            _mapper(model, self.captions, self.settings, self.seed), batch_size, device, dtype
+            _mapper(model, self.captions, self.settings, self.seed),
+            batch_size,
+            device,
+            dtype,
+            warnings=cut_texts(model.count_cut(self.captions), model.context_length),
         )
 
 

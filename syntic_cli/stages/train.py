@@ -183,7 +183,12 @@ def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run) -> 
     images = features(pairs, "image_features")[valid]
     captions = [captions[row] for row in valid]
     tokenizer = make_tokenizer(settings.tokenizer, captions)
-    tokens, token_offsets = encode_captions(tokenizer, captions, settings.max_length - 1)
+    tokens, token_offsets, cut = encode_captions(tokenizer, captions, settings.max_length - 1)
+    if cut:
+        console.warn(
+            f"{TRAIN.name}: {console.count(cut, 'caption')} cut at {settings.max_length} tokens "
+            "(--max-length)"
+        )
     labels, label_offsets, vocabulary = _objects(inputs.get("objects"), valid)
     support = np.zeros((0, images.shape[1]), np.float32)
     support_captions: list[str] = []
