@@ -22,7 +22,7 @@ from .formats import PHOTO_FIELDS, Format, sniffed
 from .streams import MOST_IN_A_LINE, TextFile
 
 _SPACE = re.compile(r"\s*")
-# Of a JSON document: what tells COCO's from Karpathy's, and what records may have.
+# Of a JSON document: what may be a list, or must not pass for nothing where it is one.
 _USED = frozenset(
     ("annotations", "images", "sentences", "split", "id", "cocoid", "imgid", "error", *PHOTO_FIELDS)
 )
@@ -165,7 +165,7 @@ class Texts:
         def trimmed(pairs: list[tuple[str, object]]) -> dict[str, object]:
             # Karpathy's file is mostly lists of tokens: without them it takes half the memory.
             return {
-                key: value if key in used or key.strip().lower() in used else None
+                key: value if type(value) is not list or key.strip().lower() in used else None
                 for key, value in pairs
             }
 
@@ -203,19 +203,21 @@ class Texts:
 
     def _items(self, items: Iterable[tuple[int, object]]) -> Iterator[Record]:
         """Records of objects, strings or nothing."""
-        wanted = self.wanted
+        wanted, fields = self.wanted, self.fields
+        text_alone = not wanted.photos and wanted.split is None
         for number, item in items:
             if is_nothing(item):
                 yield Record(None, number=number)
-            elif isinstance(item, str) and not wanted.photos and wanted.split is None:
-                yield Record(self.fields.sound(item, number), number=number)
+            elif text_alone and isinstance(item, str):
+                yield Record(fields.sound(item, number), number=number)
+            elif text_alone:
+                yield Record(fields.text(fields.object(item, number), number), number=number)
             else:
-                record = self.fields.object(item, number)
-                photo = self.fields.photo(record, wanted.photos, number) if wanted.photos else None
+                record = fields.object(item, number)
                 yield Record(
-                    self.fields.text(record, number),
-                    photo,
-                    split=self.fields.split(record, number),
+                    fields.text(record, number),
+                    fields.photo(record, wanted.photos, number) if wanted.photos else None,
+                    split=fields.split(record, number),
                     error=found if isinstance(found := record.get("error"), str) else "",
                     number=number,
                 )
