@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
 
-from .errors import SynticError, shown
+from .errors import DamagedError, MissingError, SynticError, shown
 
 # Bytes read, and looked at to tell the format.
 PIECE, HEAD = 1 << 18, 1 << 13
@@ -103,7 +103,7 @@ class TextFile:
             data = self._read(PIECE)
             read += len(data)
             if read > self._most:
-                raise SynticError(
+                raise DamagedError(
                     f"{self.name} unpacks to more than {self._most >> 20} MB, which is too much for"
                     " a packed text; unpack it yourself and name what comes out, if it is right"
                 )
@@ -145,7 +145,7 @@ class TextFile:
         try:
             return self._bytes.read(size)
         except (OSError, EOFError, zlib.error) as error:  # the last two: a damaged .gz
-            raise SynticError(f"{self.name} cannot be read ({error}): copy it again") from error
+            raise DamagedError(f"{self.name} cannot be read ({error}): copy it again") from error
 
     def _text_head(self) -> tuple[str, bool]:
         self._bytes.seek(0)
@@ -156,7 +156,7 @@ class TextFile:
         except UnicodeError:  # UTF-16 that lacks its mark
             start = ""
         if _is_binary(head, start):
-            raise SynticError(
+            raise DamagedError(
                 f"{self.name} looks like a binary file: name a text file, or say --encoding utf-16"
                 " (or what it is) if it is one"
             )
@@ -201,7 +201,7 @@ def _opened(source: str | Path, name: str, encoding: str, what: str) -> IO[bytes
         return stream
     except FileNotFoundError as error:
         link = f" (a link to {shown(path.readlink())})" if path.is_symlink() else ""
-        raise SynticError(f"{name}{link}: no such file; check the name") from error
+        raise MissingError(f"{name}{link}: no such file; check the name") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL within the name
         reason = getattr(error, "strerror", None) or error
         raise SynticError(f"{name} cannot be read ({reason}): check its permissions") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from syntic_cli.errors import SynticError
+from syntic_cli.errors import DamagedError, MissingError, SynticError
 from syntic_cli.metrics.references import References, load_candidates, load_references, match
 
 COCO = {
@@ -231,8 +231,8 @@ def test_candidates_as_caption_prints_them(tmp_path: Path, format: str) -> None:
 def test_printed_captions_are_candidates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from syntic_cli.captioner import Caption
     from syntic_cli.printing import print_captions
-    from syntic_cli.stages.captioner import Caption
 
     captions = [
         Caption("x/a, b.jpg", 'a "dog", red', -3.0, [], ""),
@@ -439,7 +439,7 @@ def test_split_where_there_is_none(tmp_path: Path) -> None:
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(SynticError, match="no such file"):
+    with pytest.raises(MissingError, match="no such file"):
         load_references(tmp_path / "none.json")
     with pytest.raises(SynticError, match="is a folder: name the captions file in it"):
         load_candidates(tmp_path)
@@ -450,7 +450,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.csv.gz"
     row = "a.jpg," + "dog " * 2_500 + "\n"
     bomb.write_bytes(gzip.compress(b"image,caption\n" + row.encode() * 4_000))
-    with pytest.raises(SynticError, match="unpacks to more than 32 MB"):
+    with pytest.raises(DamagedError, match="unpacks to more than 32 MB"):
         load_references(bomb)
     with pytest.raises(SynticError, match="--encoding klingon: no such text encoding"):
         load_references(_write(tmp_path, "refs.csv", CSV), encoding="klingon")
