@@ -99,7 +99,10 @@ def synthesize(
     preset: Preset = None,
     text_field: Annotated[
         str | None,
-        model("--text-field", help="Field of the texts, if not caption, text, sentence or raw."),
+        model(
+            "--text-field",
+            help="Field of the texts, if not caption, text, sentence, raw or comment.",
+        ),
     ] = None,
     split: Annotated[str | None, model("--split", help="Split of the corpus to take.")] = None,
     encoding: Annotated[str, model("--encoding", help="Encoding of the corpus.")] = "utf-8",
@@ -128,7 +131,8 @@ def synthesize(
         seed=seed,
     )
     settings, run = _chosen(SynthesizeSettings, given, workspace, preset, output)
-    console.note(texts.summary(), quiet=run.quiet)
+    for note in [*texts.notes, texts.summary()]:
+        console.note(note, quiet=run.quiet)
     stage(texts, workspace, settings, run, seed=seed, compiled=compiled, output=output)
 
 
@@ -303,13 +307,19 @@ def caption(
 @takes(None, hides=("device", "dtype", "batch_size", "shard_size", "retry_failed"))
 def evaluate(
     references: Annotated[
-        Path, model("--references", help="COCO captions or Karpathy JSON, or CSV.")
+        Path, model("--references", help="Any format of texts that names a photo for each.")
     ],
     captions: Annotated[
-        Path | None, typer.Argument(help="captions.h5 or a COCO results JSON, if not the run's.")
+        Path | None,
+        typer.Argument(help="captions.h5, COCO results, or what caption printed; else the run's."),
     ] = None,
     workspace: Workspace = WORKSPACE,
     split: Annotated[str | None, model("--split", help="Split of the references.")] = None,
+    encoding: Annotated[str, model("--encoding", help="Encoding of text files.")] = "utf-8",
+    photos: Annotated[
+        list[str] | None,
+        model("--photos", help="The photos of a .txt of captions, a folder or a file each time."),
+    ] = None,
     metrics: Annotated[
         str,
         model(
@@ -326,11 +336,22 @@ def evaluate(
 ) -> None:
     """Score captions with BLEU, METEOR, ROUGE-L and CIDEr."""
     from . import printing
+    from .photos import find_photos
     from .stages.evaluate import evaluate as stage
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     run = _run(given)
-    found = stage(references, workspace, names, run, captions=captions, split=split, output=output)
+    found = stage(
+        references,
+        workspace,
+        names,
+        run,
+        captions=captions,
+        photos=find_photos(photos) if photos else None,
+        split=split,
+        encoding=encoding,
+        output=output,
+    )
     printing.print_evaluation(found, format.value, quiet=run.quiet)
 
 

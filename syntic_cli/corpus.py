@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .characters import tidy
 from .errors import SynticError
-from .fields import Wanted
-from .formats import TEXT_FIELDS
-from .texts import open_texts
+from .texts.characters import tidy
+from .texts.fields import Wanted
+from .texts.formats import TEXT_FIELDS
+from .texts.records import open_texts
 
 
 @dataclass(frozen=True)

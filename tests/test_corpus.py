@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from syntic_cli.characters import mostly_not_latin
 from syntic_cli.corpus import read_corpus
 from syntic_cli.errors import SynticError
+from syntic_cli.texts.characters import mostly_not_latin
 
 TEXTS = [
     "a dog runs on grass",

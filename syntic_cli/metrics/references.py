@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..characters import is_blank
 from ..errors import SynticError, shown
-from ..fields import Record, Wanted
-from ..formats import PHOTO_FIELDS, TEXT_FIELDS
-from ..texts import Texts, open_texts
+from ..texts.characters import is_blank
+from ..texts.fields import Record, Wanted
+from ..texts.formats import PHOTO_FIELDS, TEXT_FIELDS
+from ..texts.records import Texts, open_texts
 
 _NO_CAPTION = "name the captions so"
 # A COCO results file has image_id, what `syntic caption` prints has path.

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
+
 from .. import console
 from ..artifacts.making import Earlier, making
 from ..artifacts.reading import Artifact
@@ -16,7 +18,7 @@ from ..artifacts.records import read_captions
 from ..artifacts.workspace import open_input
 from ..errors import MissingError, SynticError
 from ..metrics import resolve, score
-from ..metrics.references import load_candidates, load_references, match
+from ..metrics.references import Candidates, load_candidates, load_references, match
 from ..schema import EVALUATE
 from ..settings import Run
 
@@ -41,18 +43,23 @@ def evaluate(
     run: Run | None = None,
     *,
     captions: Path | None = None,
+    photos: Sequence[Path] | None = None,
     split: str | None = None,
+    encoding: str = "utf-8",
     output: Path | None = None,
 ) -> Evaluation:
     """Score captions against references.
 
     Args:
-        references: COCO captions JSON, Karpathy's dataset JSON, or a CSV of images and captions.
+        references: any format of texts that names a photo for each.
         workspace: the folder of the run.
         metrics: names from `syntic_cli.metrics.METRICS`.
         run: how the stage runs.
-        captions: captions.h5 or a COCO results JSON, if not the workspace's own captions.
+        captions: captions.h5, a COCO results JSON, or what `syntic caption` printed, if not the
+            workspace's own captions.
+        photos: the photos of a plain text file of captions, in its order.
         split: the part of the references to score on.
+        encoding: of the references and of captions that are text.
         output: the artifact, if not the workspace's own.
 
     Returns:
@@ -65,7 +72,7 @@ def evaluate(
     run = run or Run()
     metrics = resolve(metrics)
     path = output or Path(workspace) / EVALUATE.file
-    candidates, given, left_out = _candidates(captions, Path(workspace), path)
+    candidates, given = _candidates(captions, Path(workspace), path, photos, encoding)
     inputs = {"captions": given, "references": _file_input("references", references)}
     recipe = Recipe(EVALUATE.name, {"metrics": list(metrics), "split": split}, inputs)
 
@@ -76,7 +83,8 @@ def evaluate(
 
     with making(path, recipe, run, earlier=earlier) as draft:
         if not draft.up_to_date:
-            matched = match(candidates, load_references(references, split))
+            expected = load_references(references, split, encoding=encoding)
+            matched = match(candidates, expected)
             if not matched.ids:
                 raise MissingError(
                     f"{references}: describes none of the {len(candidates)} captioned photos; "
@@ -91,7 +99,7 @@ def evaluate(
                     "items": len(matched.ids),
                     "missing": json.dumps(list(matched.missing)),
                     "extra": json.dumps(list(matched.extra)),
-                    "notes": json.dumps([*left_out, *scores.notes]),
+                    "notes": json.dumps([*candidates.notes, *expected.notes, *scores.notes]),
                 },
             )
     return read_evaluation(path)
@@ -116,11 +124,16 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def _candidates(
-    given: Path | None, workspace: Path, path: Path
-) -> tuple[list[tuple[str, str]], Input, list[str]]:
-    """(photo, caption) of every photo that has one, what they came from, and what was left out."""
-    if given is not None and given.suffix == ".json":
-        return load_candidates(given), _file_input("captions", given), []
+    given: Path | None,
+    workspace: Path,
+    path: Path,
+    photos: Sequence[Path] | None,
+    encoding: str,
+) -> tuple[Candidates, Input]:
+    """(photo, caption) of every photo that has one, and what they came from."""
+    if given is not None and given.is_file() and not h5py.is_hdf5(given) and given.suffix != ".h5":
+        found = load_candidates(given, photos=photos, encoding=encoding)
+        return found, _file_input("captions", given)
     with open_input(workspace, "caption", given=given) as artifact:
         rows, as_input = read_captions(artifact), artifact.as_input(path)
         where = artifact.path
@@ -129,7 +142,7 @@ def _candidates(
     good = [(row.path, row.caption) for row in rows if not row.error]
     if not good:
         raise MissingError(f"{where}: no photo in it has a caption")
-    return good, as_input, notes if failed else []
+    return Candidates(good, notes if failed else []), as_input
 
 
 def _file_input(kind: str, path: Path) -> Input:

@@ -19,10 +19,11 @@ from ..artifacts.recipe import Input, Recipe
 from ..artifacts.records import cut_texts, errors_of
 from ..corpus import Corpus
 from ..errors import SynticError
-from ..models.identity import identity
+from ..models.identity import PACKAGED, identity
 from ..passes import Mapper, Opened, map_work
 from ..schema import SYNTHESIZE
 from ..settings import Run, SynthesizeSettings
+from ..texts.characters import mostly_not_latin
 
 if TYPE_CHECKING:
     from ..models.text_to_image import Generated, TextToImage
@@ -69,6 +70,11 @@ def synthesize(
     """
     run = run or Run()
     path = output or Path(workspace) / SYNTHESIZE.file
+    if settings.model.startswith(f"{PACKAGED}tiny/") and mostly_not_latin(corpus.captions):
+        console.warn(
+            f"{SYNTHESIZE.name}: most texts are not in Latin script, and the models of the preset "
+            "tiny read English; name a multilingual --model here and for `encode`"
+        )
     with making(path, _recipe(corpus, settings, run, seed), run) as draft:
         if not draft.up_to_date:
             work = Generation(corpus.captions, settings, seed, compiled)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from .errors import SynticError
+from ..errors import SynticError
 from .streams import MOST_IN_A_LINE
 
 DELIMITERS = (",", ";", "\t", "|")

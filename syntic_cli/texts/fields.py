@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .errors import SynticError, shown
+from ..errors import SynticError, shown
 from .formats import TEXT_FIELDS
 from .streams import MOST_IN_A_TEXT
 

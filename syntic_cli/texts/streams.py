@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
 
-from .errors import DamagedError, MissingError, SynticError, shown
+from ..errors import DamagedError, MissingError, SynticError, shown
 
 # Bytes read, and looked at to tell the format.
 PIECE, HEAD = 1 << 18, 1 << 13

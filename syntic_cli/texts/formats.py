@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from .errors import SynticError, shown
+from ..errors import SynticError, shown
 from .streams import TextFile
 from .tables import column_names, find_delimiter
 

@@ -15,8 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ..errors import SynticError, shown
 from . import tables
-from .errors import SynticError, shown
 from .fields import Fields, Record, Wanted, find_key, is_nothing, some
 from .formats import PHOTO_FIELDS, Format, sniffed
 from .streams import MOST_IN_A_LINE, TextFile
