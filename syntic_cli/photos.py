@@ -1,35 +1,31 @@
-"""Photos in: which files a command means, and each of them as upright RGB pixels."""
+"""Photos in: each file as upright RGB pixels. Which files a command means is in photo_files."""
 
 from __future__ import annotations
 
-import glob
 import io
-import os
 import stat
-import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from .errors import SynticError, shown
+from .photo_files import IMAGE_SUFFIXES, PhotoList, find_photos, list_photos, unreadable
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "PhotoList",
+    "decode_image",
+    "find_photos",
+    "list_photos",
+    "load_photo",
+]
 
 # A photo beyond either limit is refused before a pixel of it is decoded: a file of a few kilobytes
 # can declare enough pixels to fill the memory. Pillow refuses from the same number of pixels on.
 MAX_PIXELS = 178_956_970
 MAX_SIDE = 20_000
-
-# What a folder gives. HEIC is listed although Pillow cannot read it: phones fill folders with it,
-# and a row that says so is better than a photo that is silently missing.
-IMAGE_SUFFIXES = frozenset(
-    [
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".heic", ".heif"),
-        *(".png", ".webp", ".gif", ".avif", ".jp2", ".j2k"),
-        *(".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm"),
-    ]
-)
 
 # Pillow knows more formats; those left out are not for photos or, like EPS, start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
@@ -44,54 +40,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def find_photos(
-    inputs: Sequence[str], recursive: bool = False, stdin: TextIO | None = None
-) -> list[Path]:
-    """List the photos that the arguments of a command mean, in the order given.
-
-    A folder gives the images in it by name (byte order), hidden ones left out; with `recursive`
-    its subfolders are read in their place in that order (links to folders are not followed). `-`
-    stands for a list on standard input, one path a line, or NUL-separated where a NUL occurs. A
-    pattern that no shell has expanded is expanded here.
-
-    A file that is named is always listed, whatever its suffix and whether or not it can be read,
-    so that one wrong name among good ones becomes one failed row; alone, it is an error.
-
-    Args:
-        inputs: files, folders, patterns, or `-`.
-        recursive: also read the subfolders of folders.
-        stdin: where `-` reads from; standard input unless given.
-
-    Returns:
-        The paths, as many times as they were named.
-
-    Raises:
-        SynticError: nothing was named, a folder is unreadable or holds no image, or the only file
-            named does not exist.
-    """
-    names: list[str] = []
-    for name in inputs:
-        if name == "-":
-            names += _listed(sys.stdin if stdin is None else stdin)
-        else:
-            names += _expanded(name)
-    photos: list[Path] = []
-    for name in names:
-        if not name:
-            raise SynticError("an empty name was given for a photo: is a variable unset?")
-        # Unlike Path.is_dir, this one answers "no" below a folder that may not be searched.
-        if os.path.isdir(name):  # noqa: PTH112
-            photos += _in_folder(Path(name), recursive)
-        else:
-            photos.append(Path(name))
-    if not photos:
-        where = " on standard input" if "-" in inputs else ""
-        raise SynticError(f"no photo was named{where}: name image files or folders")
-    if len(photos) == 1 and not os.path.exists(photos[0]):  # noqa: PTH110
-        raise SynticError(_unreadable(photos[0]))
-    return photos
 
 
 def load_photo(path: str | Path, *, at_least: int | None = None) -> Image.Image:
@@ -119,7 +67,7 @@ def load_photo(path: str | Path, *, at_least: int | None = None) -> Image.Image:
         with Path(path).open("rb") as stream:
             return _decode(stream, shown(path), at_least)
     except (OSError, ValueError) as error:  # ValueError: a NUL within the name
-        raise SynticError(_unreadable(path, error)) from error
+        raise SynticError(unreadable(path, error)) from error
 
 
 def decode_image(data: bytes, name: str, at_least: int | None = None) -> Image.Image:
@@ -137,50 +85,6 @@ def decode_image(data: bytes, name: str, at_least: int | None = None) -> Image.I
         SynticError: the bytes are no image, are damaged, or declare too large an image.
     """
     return _decode(io.BytesIO(data), shown(name), at_least)
-
-
-def _listed(stdin: TextIO) -> list[str]:
-    """Read the names on standard input; bytes where there are any, since names need not be text."""
-    raw = getattr(stdin, "buffer", None)
-    data: bytes = os.fsencode(stdin.read()) if raw is None else raw.read()
-    if b"\0" in data:
-        lines = data.split(b"\0")
-    else:
-        lines = [line.removesuffix(b"\r") for line in data.split(b"\n")]
-    # `find -print0 | sort` and the like leave a last line break behind: not a name.
-    return [os.fsdecode(line) for line in lines if line.strip()]
-
-
-def _expanded(name: str) -> list[str]:
-    """Expand a pattern that matches files; any other name, existing or not, is left as it is."""
-    if os.path.lexists(name) or not glob.has_magic(name):
-        return [name]
-    matches = glob.glob(name, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    return sorted(matches, key=os.fsencode) or [name]
-
-
-def _in_folder(folder: Path, recursive: bool) -> list[Path]:
-    photos = list(_images_under(folder, recursive))
-    if not photos:
-        hint = "name another folder" if recursive else "--recursive also reads its subfolders"
-        raise SynticError(f"{shown(folder)} holds no image file (.jpg, .png, .webp, ...): {hint}")
-    return photos
-
-
-def _images_under(folder: Path, recursive: bool) -> Iterator[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            by_name = sorted(entries, key=lambda entry: os.fsencode(entry.name))
-    except OSError as error:
-        raise SynticError(_unreadable(folder, error)) from error
-    for entry in by_name:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            if recursive:
-                yield from _images_under(folder / entry.name, recursive)
-        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-            yield folder / entry.name
 
 
 def _decode(stream: IO[bytes], name: str, at_least: int | None) -> Image.Image:
@@ -267,16 +171,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     white = next((value for value in usual if top <= value), top)
     return Image.fromarray(np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8))
-
-
-def _unreadable(path: str | Path, error: Exception | None = None) -> str:
-    """One line on why a file could not be opened (by default: it is not there)."""
-    name = shown(path)
-    if os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114
-        return f"{name} is a link to {shown(os.readlink(path))}, which is not there: remake it"  # noqa: PTH115
-    if error is None or isinstance(error, FileNotFoundError):
-        return f"{name}: no such file; check the name"
-    if isinstance(error, PermissionError):
-        return f"{name} may not be read (permission denied): change its permissions"
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"{name} cannot be read ({reason}): check the name and the disk"

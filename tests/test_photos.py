@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import random
@@ -19,9 +20,9 @@ import PIL
 import pytest
 from PIL import Image, ImageFile
 
-from syntic_cli import photos
+from syntic_cli import photo_files, photos
 from syntic_cli.errors import SynticError
-from syntic_cli.photos import decode_image, find_photos, load_photo
+from syntic_cli.photos import decode_image, find_photos, list_photos, load_photo
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -386,12 +387,98 @@ DEEP = [*FLAT[:-1], "sub/c.jpg", "sub.jpg/e.png", FLAT[-1]]
     ],
 )
 def test_find_photos(album: Path, inputs: list[str], expected: list[str]) -> None:
-    (album / "album/around").unlink()  # how far a pattern follows links is Python's affair
     assert find_photos(inputs) == [Path(name) for name in expected]
 
 
 def test_find_photos_in_subfolders(album: Path) -> None:
     assert find_photos(["album"], recursive=True) == [Path("album", name) for name in DEEP]
+
+
+def notes_of(*inputs: str, recursive: bool = False) -> list[str]:
+    return list_photos(inputs, recursive).notes
+
+
+def test_a_pattern_through_a_link_loop_gives_each_file_once(album: Path) -> None:
+    # A loop by itself; two, through which there are 2^40 ways; and an album linked from elsewhere.
+    (album / "album/again").symlink_to(".", target_is_directory=True)
+    (album / "album/sub/up").symlink_to("../..", target_is_directory=True)
+    (album / "a").symlink_to("album", target_is_directory=True)
+    jpg = ["b.jpg", "dangling.jpg", "sub/c.jpg"]
+    listed = list_photos(["**/*[!b].jpg", "**/b.jpg"])
+    assert listed.photos == [Path("album", name) for name in (*jpg[1:], jpg[0])]
+    assert listed.notes == [
+        f"left out of {pattern}: 4 links to folders listed already"
+        for pattern in ("**/*[!b].jpg", "**/b.jpg")
+    ]
+    absolute = [photo.relative_to(album) for photo in find_photos([f"{album}/**/c.jpg"])]
+    assert absolute == [Path("album/sub/c.jpg")]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["**", "**/*", "**/*.png", "album/**", "album/**/?.jpg", "**/sub/**/*.jpg", "al*/**/[a-d].*"],
+)
+def test_a_deep_pattern_matches_what_pythons_does(album: Path, pattern: str) -> None:
+    (album / "album/around").unlink()
+    (album / "plain/readme.md").rename(album / "plain/readme.jpg")
+    expected = []
+    for name in sorted(glob.glob(pattern, recursive=True), key=os.fsencode):  # noqa: PTH207
+        if Path(name).is_file() or Path(name).is_symlink():
+            expected.append(Path(name))
+    listed = list_photos([pattern])
+    assert sorted(listed.photos) == sorted(expected)
+    assert listed.notes == []
+
+
+def test_links_to_files_within_a_folder_are_left_out_and_counted(album: Path) -> None:
+    (album / "album/Z.jpg").symlink_to("sub/c.jpg")
+    (album / "album/A.jpg").symlink_to(album / "album/b.jpg")
+    (album / "album/AA.jpg").symlink_to("A.jpg")
+    listed = list_photos(["album"])
+    assert listed.photos == [Path("album", name) for name in ("B.JPEG", "Z.jpg", *FLAT[1:])]
+    assert listed.notes == ["left out of album: 2 links to files listed already"]
+    listed = list_photos(["album"], recursive=True)
+    assert listed.photos == [Path("album", name) for name in DEEP]
+    assert listed.notes == ["left out of album: 3 links to files listed already"]
+    listed = list_photos(["album/*A.jpg"])
+    assert (listed.photos, len(listed.notes)) == ([Path("album/A.jpg")], 1)
+
+
+def test_what_is_named_twice_is_listed_twice_links_and_all(album: Path) -> None:
+    (album / "link.jpg").symlink_to("album/b.jpg")
+    names = ["album/b.jpg", "link.jpg", "album/b.jpg", "link.jpg"]
+    assert list_photos(names).photos == [Path(name) for name in names]
+    assert len(find_photos(["album", "album"])) == 2 * len(FLAT)
+    assert notes_of(*names, "album") == []
+
+
+def test_hard_links_are_photos_of_their_own(album: Path) -> None:
+    os.link(album / "album/b.jpg", album / "album/c.jpg")
+    (album / "album/A.jpg").symlink_to("b.jpg")  # so that there is something to leave out
+    names = [path.name for path in find_photos(["album"])]
+    assert names == sorted([*FLAT, "c.jpg"], key=os.fsencode)
+
+
+def test_images_that_syntic_does_not_read_are_counted_by_type(album: Path) -> None:
+    for name in ("a.jxl", "b.DNG", "c.dng", "sub/d.tga", "sub/e.dng", ".f.dng", "g.txt", "dng"):
+        (album / "album" / name).touch()
+    assert notes_of("album") == ["left out of album: 2 .dng, 1 .jxl, which syntic does not read"]
+    deep = ["left out of album: 3 .dng, 1 .jxl, 1 .tga, which syntic does not read"]
+    assert notes_of("album", recursive=True) == deep
+    assert notes_of("one.dat", "album/b.jpg") == []
+    assert list_photos(["album/c.dng"]).photos == [Path("album/c.dng")]  # named: a failed row
+    (album / "plain/x.psd").touch()
+    with pytest.raises(SynticError, match=r"plain holds no image that syntic reads \(1 .psd\)"):
+        find_photos(["plain"])
+
+
+def test_what_a_folder_gives_can_be_read_and_what_it_counts_cannot() -> None:
+    """The suffixes of Pillow's formats that are read, against the two lists."""
+    Image.init()
+    readable = {suffix for suffix, kind in Image.EXTENSION.items() if kind in photos._FORMATS}
+    assert not readable & photo_files.UNREAD_SUFFIXES
+    assert not photo_files.IMAGE_SUFFIXES & photo_files.UNREAD_SUFFIXES
+    assert readable - photo_files.IMAGE_SUFFIXES <= {".avifs"}
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(album: Path) -> None:
@@ -409,6 +496,8 @@ def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(album: Path) -
         ("album", [f"album/{name}" for name in FLAT]),
         (" spaced .jpg\nalbum/*.png\n", [" spaced .jpg", "album/*.png"]),
         ("latin\udce9.jpg\none.dat\n", ["latin\udce9.jpg", "one.dat"]),
+        ("\ufeffalbum/b.jpg\r\none.dat", ["album/b.jpg", "one.dat"]),
+        ("\ufeffone.dat\0\ufeff.jpg\0", ["one.dat", "\ufeff.jpg"]),
     ],
 )
 def test_a_list_on_standard_input(album: Path, text: str, expected: list[str]) -> None:
@@ -416,6 +505,76 @@ def test_a_list_on_standard_input(album: Path, text: str, expected: list[str]) -
     for stdin in (io.StringIO(text), pipe):
         found = find_photos(["one.dat", "-", "one.dat"], stdin=stdin)
         assert found == [Path(name) for name in ["one.dat", *expected, "one.dat"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_list_that_powershell_wrote(album: Path, encoding: str) -> None:
+    data = "\ufeffone.dat\r\nalbum/é.gif\r\n".encode(encoding)
+    pipe = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
+    assert find_photos(["-"], stdin=pipe) == [Path("one.dat"), Path("album/é.gif")]
+    cut = io.TextIOWrapper(io.BytesIO(data[:-1]), encoding="utf-8")
+    with pytest.raises(SynticError, match="standard input, which cannot be read"):
+        find_photos(["-"], stdin=cut)
+
+
+def test_a_list_on_a_standard_input_that_is_closed(
+    album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SynticError, match=r"standard input, which cannot be read .*closed"):
+        find_photos(["one.dat", "-"])
+    closed = io.StringIO("one.dat")
+    closed.close()
+    with (album / "album").joinpath("b.jpg").open("wb") as unreadable:
+        for stdin in (closed, io.TextIOWrapper(unreadable)):
+            with pytest.raises(SynticError, match="standard input, which cannot be read"):
+                find_photos(["-"], stdin=stdin)
+
+
+def test_the_shell_closes_standard_input(album: Path) -> None:
+    code = (
+        "from syntic_cli.photos import find_photos\n"
+        "from syntic_cli.errors import SynticError\n"
+        "try: find_photos(['-'])\n"
+        "except SynticError as error: print(error)"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" <&-', sys.executable, code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("- stands for a list on standard input"), done.stderr
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("encoding", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONUTF8": "1"}])
+def test_names_that_are_not_utf8_are_found_and_read(
+    tmp_path: Path, encoding: dict[str, str]
+) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)  # noqa: PTH102 - a name of bytes
+    for name in (b"\xff.png", "写真.png".encode(), "e\u0301.png".encode()):
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(PNG)
+    code = (
+        "import sys; from syntic_cli.photos import list_photos, load_photo\n"
+        "from syntic_cli.errors import SynticError\n"
+        "for name in [sys.argv[1], sys.argv[1] + '/*.png', sys.argv[1] + '/**/*.png', '-']:\n"
+        "    found = list_photos([name]).photos\n"
+        "    print(len(found), [load_photo(photo).size for photo in found])\n"
+        "try: load_photo(sys.argv[1] + '/none.png')\n"
+        "except SynticError as error: print('no such file' in str(error))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder],
+        input=folder + b"/\xff.png\n",
+        env={**os.environ, "PYTHONCOERCECLOCALE": "0", **encoding},
+        capture_output=True,
+        check=False,
+    )
+    three, one = f"3 {[(32, 48)] * 3}", f"1 {[(32, 48)]}"
+    assert done.stderr == b""
+    assert done.stdout.decode().splitlines() == [three, three, three, one, "True"]
 
 
 @pytest.mark.parametrize(
