@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,20 +13,31 @@ from PIL import ExifTags, Image, ImageFile
 
 from .errors import SynticError, shown
 from .photo_files import IMAGE_SUFFIXES, PhotoList, find_photos, list_photos, unreadable
+from .photo_mending import mend
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "TRUNCATED",
+    "Photo",
     "PhotoList",
     "decode_image",
     "find_photos",
     "list_photos",
     "load_photo",
+    "read_photo",
 ]
 
-# A photo beyond either limit is refused before a pixel of it is decoded: a file of a few kilobytes
-# can declare enough pixels to fill the memory. Pillow refuses from the same number of pixels on.
+# A photo beyond a limit is refused before a pixel of it is decoded: a file of a few kilobytes can
+# declare enough pixels to fill the memory. Pillow refuses from the same number of pixels on.
 MAX_PIXELS = 178_956_970
 MAX_SIDE = 20_000
+# The note on a photo whose file ends too early.
+TRUNCATED = "truncated"
+
+# What is read into memory of a file that may lack its end.
+_MOST_TO_MEND = 1 << 28
+# Less of its rows than this share, and a truncated photo shows nothing.
+_LEAST_ROWS = 0.05
 
 # Pillow knows more formats; those left out are not for photos or, like EPS, start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
@@ -42,8 +54,19 @@ _TURNS = {
 }
 
 
-def load_photo(path: str | Path, *, at_least: int | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class Photo:
+    """A photo as RGB pixels, and what its viewer should know: `TRUNCATED`, or nothing."""
+
+    image: Image.Image
+    note: str = ""
+
+
+def read_photo(path: str | Path, *, at_least: int | None = None) -> Photo:
     """Read one photo as upright RGB pixels: first frame, EXIF turned, transparency over white.
+
+    Of a file that lacks its end (JPEG, WebP, BMP, PPM; PNG and GIF unless interlaced, TIFF unless
+    compressed) what is there is decoded, the rest is grey, black or smeared, and the note says so.
 
     Args:
         path: the file.
@@ -51,11 +74,11 @@ def load_photo(path: str | Path, *, at_least: int | None = None) -> Image.Image:
             at 1/2, 1/4 or 1/8 of its size, several times as fast, never below this side.
 
     Returns:
-        An RGB image without metadata, independent of the file.
+        An RGB image without metadata, independent of the file, and the note.
 
     Raises:
-        SynticError: the file cannot be read, is no image, is damaged, or is too large; the message
-            is one line that names it.
+        SynticError: the file cannot be read, is no image, is damaged, or is too large;
+            the message is one line that names it.
     """
     try:
         mode = Path(path).stat().st_mode
@@ -70,13 +93,18 @@ def load_photo(path: str | Path, *, at_least: int | None = None) -> Image.Image:
         raise SynticError(unreadable(path, error)) from error
 
 
+def load_photo(path: str | Path, *, at_least: int | None = None) -> Image.Image:
+    """The image of `read_photo`, without its note."""
+    return read_photo(path, at_least=at_least).image
+
+
 def decode_image(data: bytes, name: str, at_least: int | None = None) -> Image.Image:
-    """Decode an encoded image as `load_photo` does.
+    """Decode an encoded image as `read_photo` does, but refuse one that is truncated.
 
     Args:
         data: the bytes of a JPEG, PNG, WebP, ... file.
         name: what to call the image in an error.
-        at_least: as for `load_photo`.
+        at_least: as for `read_photo`.
 
     Returns:
         An RGB image without metadata.
@@ -84,35 +112,96 @@ def decode_image(data: bytes, name: str, at_least: int | None = None) -> Image.I
     Raises:
         SynticError: the bytes are no image, are damaged, or declare too large an image.
     """
-    return _decode(io.BytesIO(data), shown(name), at_least)
+    photo = _decode(io.BytesIO(data), shown(name), at_least)
+    if photo.note:
+        raise SynticError(f"{shown(name)} cannot be decoded ({photo.note}): write it again")
+    return photo.image
 
 
-def _decode(stream: IO[bytes], name: str, at_least: int | None) -> Image.Image:
+def _decode(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
     try:
-        image = _opened(stream, name)
-        _refuse_too_large(image.size, name)
-        if at_least:
-            image.draft(None, (at_least, at_least))
-        image.load()
-        return _as_rgb(_upright(image))
+        return Photo(_whole(stream, name, at_least))
     except SynticError:
         raise
     except Image.DecompressionBombError as error:  # WebP and TIFF judge what they allocate at once
         raise SynticError(f"{name} is too large ({error}): scale it down") from error
     except Exception as error:
         # Decoders answer damaged bytes with any exception at all (struct.error, SyntaxError, ...).
-        reason = str(error) or type(error).__name__
-        raise SynticError(
-            f"{name} cannot be decoded ({reason}): copy it again, or convert it to JPEG or PNG"
-        ) from error
+        try:
+            return _mended(stream, name, at_least)
+        except SynticError:
+            raise
+        except Exception:  # the first reason says more
+            raise _undecodable(name, _reason(error)) from error
 
 
-def _opened(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
+def _whole(stream: IO[bytes], name: str, at_least: int | None) -> Image.Image:
+    image = _opened(stream, name, at_least)
+    image.load()
+    return _as_rgb(image, _turn(image))
+
+
+def _mended(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
+    """Decode what is there of a file that Pillow does not take as it is.
+
+    Pillow has switches for this, but they would hold for the whole process and all its threads.
+    """
+    stream.seek(0)
+    data, truncated = mend(stream.read(_MOST_TO_MEND))
+    if stream.read(1):
+        raise ValueError("too large to be mended")
+    image = _opened(io.BytesIO(data), name, at_least)
+    interlaced = image.info.get("interlace") or _is_interlaced_gif(image)
+    try:
+        image.load()
+    except OSError as error:
+        # Rows that are stored in another order would leave gaps all over the image.
+        if "truncated" not in str(error) or interlaced:
+            raise
+        image.tile = []  # take the rows that were decoded
+        truncated = True
+    if truncated:
+        _refuse_empty(image, name)
+    return Photo(_as_rgb(image, _turn(image)), TRUNCATED if truncated else "")
+
+
+def _is_interlaced_gif(image: ImageFile.ImageFile) -> bool:
+    if image.format != "GIF" or not image.tile:
+        return False
+    args = image.tile[0].args
+    return isinstance(args, tuple) and bool(args[1])
+
+
+def _refuse_empty(image: Image.Image, name: str) -> None:
+    """Refuse a truncated image of which nearly all rows are of one colour: what decoders fill in.
+
+    At the lower end are the rows that are missing, in a BMP at the upper.
+    """
+    pixels = np.asarray(image).reshape(image.height, -1)
+    bands = pixels.shape[1] // image.width
+    for fill in (pixels[-1, -bands:], pixels[0, :bands]):
+        there = (pixels != np.tile(fill, image.width)).any(axis=1).mean()
+        if there < _LEAST_ROWS:
+            raise _undecodable(name, "nearly all of it is missing")
+
+
+def _undecodable(name: str, reason: str) -> SynticError:
+    return SynticError(
+        f"{name} cannot be decoded ({reason}): copy it again, or convert it to JPEG or PNG"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _opened(stream: IO[bytes], name: str, at_least: int | None = None) -> ImageFile.ImageFile:
     """Read the header, as `Image.open` does, but leave it to us to judge the size it declares.
 
     `Image.open` raises above its own limit without saying the sides, and below that warns on
     standard error; both can be changed only for the whole process.
     """
+    stream.seek(0)
     head = stream.read(16)
     if not head:
         raise SynticError(f"{name} is empty (0 bytes): copy or download it again")
@@ -122,13 +211,17 @@ def _opened(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
         if factory is not None and accepts is not None and accepts(head) is True:
             stream.seek(0)
             # Without a file name Pillow reads and never maps the file, which may change meanwhile.
-            return factory(stream, "")
+            image = factory(stream, "")
+            _refuse_size(image.size, name)
+            if at_least:
+                image.draft(None, (at_least, at_least))
+            return image
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"hevc", b"mif1"):
         raise SynticError(f"{name} is a HEIC image, which syntic cannot read: convert it to JPEG")
     raise SynticError(f"{name} is not an image that syntic reads ({', '.join(_FORMATS)})")
 
 
-def _refuse_too_large(size: tuple[int, int], name: str) -> None:
+def _refuse_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if max(size) > MAX_SIDE or width * height > MAX_PIXELS:
         raise SynticError(
@@ -137,15 +230,14 @@ def _refuse_too_large(size: tuple[int, int], name: str) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF, in as many ways as there are; the pixels are fine
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bits(image)
     if image.has_transparency_data:
@@ -155,7 +247,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     else:
         flat = image.convert("RGB")
     flat.info.clear()
-    return flat
+    return flat if turn is None else flat.transpose(turn)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ from PIL import Image, ImageFile
 
 from syntic_cli import photo_files, photos
 from syntic_cli.errors import SynticError
-from syntic_cli.photos import decode_image, find_photos, list_photos, load_photo
+from syntic_cli.photos import (
+    TRUNCATED,
+    Photo,
+    decode_image,
+    find_photos,
+    list_photos,
+    load_photo,
+    read_photo,
+)
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -48,18 +57,19 @@ def pixels_of(image: Image.Image) -> np.ndarray[Any, Any]:
     return np.asarray(image).astype(int)
 
 
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_of_size(width: int, height: int) -> bytes:
     """A PNG that declares a size, with no pixels behind it."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(b"\0"))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + png_chunk(b"IEND", b"")
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-    )
+JPEG = encoded(Image.fromarray(quarters()), "JPEG")
+PNG = encoded(Image.fromarray(quarters()), "PNG")
 
 
 # As the EXIF standard defines the values: how the rows and columns of the upright image are stored.
@@ -170,6 +180,193 @@ def test_deeper_greyscale_is_scaled_too(values: list[float], expected: list[int]
     assert pixels_of(decode_image(data, "x"))[0, :, 0].tolist() == expected
 
 
+def png_with(*chunks: bytes) -> bytes:
+    """A PNG of the quarters with chunks before its pixels, and text after them."""
+    end = PNG.index(b"IDAT") - 4
+    return PNG[:end] + b"".join(chunks) + PNG[end:]
+
+
+def png_with_much(kind: str) -> bytes:
+    megabytes = np.random.default_rng(0).integers(32, 126, 3 << 20, dtype=np.uint8).tobytes()
+    small = zlib.compress(b"x" * (80 << 20))
+    chunks = {
+        "zTXt": [png_chunk(b"zTXt", b"Workflow\0\0" + small)],
+        "iTXt": [png_chunk(b"iTXt", b"XML\0\1\0\0\0" + small)],
+        "tEXt": [png_chunk(b"tEXt", b"Comment\0" + megabytes)] * 25,
+        "iCCP": [png_chunk(b"iCCP", b"wide\0\0" + zlib.compress(megabytes))],
+        "wrong checksum": [b"\0\0\0\3tEXta\0b\0\0\0\0"],
+    }[kind]
+    return png_with(*chunks)
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "tEXt", "iCCP", "wrong checksum"])
+@pytest.mark.parametrize("after", [False, True])
+def test_texts_and_profiles_of_any_size_cost_a_png_nothing(
+    kind: str, after: bool, tmp_path: Path
+) -> None:
+    data = png_with_much(kind)
+    if after:  # the same chunks between the pixels and the end
+        extra = data[PNG.index(b"IDAT") - 4 : len(data) - len(PNG) + PNG.index(b"IDAT") - 4]
+        data = PNG[:-12] + extra + PNG[-12:]
+    path = tmp_path / "much.png"
+    path.write_bytes(data)
+    photo = read_photo(path)
+    assert photo.note == ""
+    assert np.array_equal(pixels_of(photo.image), quarters())
+    assert np.array_equal(pixels_of(decode_image(data, "x")), quarters())
+
+
+def test_a_png_with_much_text_keeps_its_transparency_and_turn() -> None:
+    image = Image.new("P", (20, 10), 1)
+    image.putpalette([*RED, *BLUE])
+    image.paste(0, (10, 0, 20, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = encoded(image, "PNG", transparency=0, exif=exif)
+    at = data.index(b"PLTE") - 4
+    much = png_with_much("zTXt")
+    text = much[PNG.index(b"IDAT") - 4 : len(much) - len(PNG) + PNG.index(b"IDAT") - 4]
+    seen = pixels_of(decode_image(data[:at] + text + data[at:], "x"))
+    assert seen[5, 5].tolist() == list(WHITE)
+    assert seen[5, 15].tolist() == list(BLUE)
+
+
+def noise(width: int = 64, height: int = 96) -> Image.Image:
+    small = np.random.default_rng(1).integers(0, 256, (12, 8, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def read_cut(tmp_path: Path, data: bytes, at_least: int | None = None) -> Photo:
+    path = tmp_path / "cut"
+    path.write_bytes(data)
+    return read_photo(path, at_least=at_least)
+
+
+WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "JPEG": ("JPEG", {"quality": 90}),
+    "grey JPEG": ("JPEG", {"quality": 90}),
+    "JPEG with restarts": ("JPEG", {"quality": 90, "restart_marker_rows": 1}),
+    "PNG": ("PNG", {}),
+    "grey PNG": ("PNG", {}),
+    "WebP": ("WEBP", {"quality": 90}),
+    "lossless WebP": ("WEBP", {"lossless": True}),
+    "WebP with alpha": ("WEBP", {"lossless": True}),
+    "TIFF": ("TIFF", {}),
+    "PPM": ("PPM", {}),
+    "GIF": ("GIF", {"interlace": 0}),
+    "BMP": ("BMP", {}),
+}
+
+
+def whole_file(name: str) -> bytes:
+    kind, options = WHOLE[name]
+    mode = "L" if name.startswith("grey") else "RGBA" if "alpha" in name else "RGB"
+    return encoded(noise().convert(mode), kind, **options)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_is_there_of_a_truncated_photo_is_decoded(name: str, tmp_path: Path) -> None:
+    data = whole_file(name)
+    expected = pixels_of(decode_image(data, "x"))
+    if name == "BMP":  # the only one that is stored from below
+        expected = expected[::-1]
+    header = {"TIFF": 200, "GIF": 800}.get(name, 650 if "JPEG" in name else 60)
+    for share in (0.6, 0.9):
+        cut = header + int((len(data) - header) * share)
+        photo = read_cut(tmp_path, data[:cut])
+        assert photo.note == TRUNCATED
+        seen = pixels_of(photo.image)
+        seen = seen[::-1] if name == "BMP" else seen
+        assert seen.shape == expected.shape
+        there = int(len(seen) * (share - 0.25))
+        assert np.array_equal(seen[:there], expected[:there])
+        assert not np.array_equal(seen, expected)
+        assert load_photo(tmp_path / "cut").size == photo.image.size
+        with pytest.raises(SynticError, match="truncated"):
+            decode_image(data[:cut], "x")  # what syntic has stored itself is whole
+
+
+def test_a_truncated_progressive_jpeg_is_decoded_from_the_scans_that_are_there(
+    tmp_path: Path,
+) -> None:
+    data = encoded(noise(), "JPEG", quality=90, progressive=True)
+    expected = pixels_of(decode_image(data, "x"))
+    first_scan = data.index(b"\xff\xda")
+    errors = []
+    # At every place, be it in a table between two scans.
+    for cut in range(len(data) - 1, len(data) // 3, -7):
+        assert cut > first_scan
+        photo = read_cut(tmp_path, data[:cut])
+        assert photo.note == TRUNCATED
+        errors.append(np.abs(pixels_of(photo.image) - expected).mean())
+    assert errors[0] == 0
+    assert max(errors) < 40
+    assert np.mean(errors[:50]) < np.mean(errors[-50:])
+
+
+def test_a_truncated_jpeg_may_be_decoded_small_and_turned(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(noise(640, 960), "JPEG", exif=exif)
+    photo = read_cut(tmp_path, data[: len(data) * 3 // 4], at_least=150)
+    assert photo == Photo(photo.image, TRUNCATED)
+    assert photo.image.size == (240, 160)
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if name != "GIF"])
+def test_a_photo_that_lacks_nearly_everything_is_an_error(name: str, tmp_path: Path) -> None:
+    kind, options = WHOLE[name]
+    mode = "L" if name.startswith("grey") else "RGBA" if "alpha" in name else "RGB"
+    data = encoded(noise(640, 960).convert(mode), kind, **options)
+    start = data.index(b"\xff\xda") + 14 if kind == "JPEG" else 0
+    for there in (start, start + (len(data) - start) // 100):
+        with pytest.raises(SynticError):
+            read_cut(tmp_path, data[:there])
+    with pytest.raises(SynticError, match=r"cut cannot be decoded .* copy it again"):
+        read_cut(tmp_path, data[: start + (len(data) - start) // 100])
+
+
+def test_an_interlaced_png_with_gaps_is_an_error(tmp_path: Path) -> None:
+    # Any byte below 5 is a kind of filter, so that all of these are rows of some pass.
+    rows = zlib.compress(np.random.default_rng(0).integers(0, 5, 3000, np.uint8).tobytes())
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 48, 8, 2, 0, 0, 1))
+    data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", rows)[:-20]
+    with pytest.raises(SynticError, match="truncated"):
+        read_cut(tmp_path, data)
+
+
+def test_no_more_of_a_truncated_file_than_a_limit_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = whole_file("JPEG")[:-50]
+    monkeypatch.setattr(photos, "_MOST_TO_MEND", len(data))
+    assert read_cut(tmp_path, data).note == TRUNCATED
+    monkeypatch.setattr(photos, "_MOST_TO_MEND", len(data) - 1)
+    with pytest.raises(SynticError, match=r"cannot be decoded .*truncated"):
+        read_cut(tmp_path, data)
+
+
+def test_truncated_and_whole_photos_are_read_side_by_side(tmp_path: Path) -> None:
+    """A switch for the whole process would let the damaged one through or refuse the others."""
+    png, jpeg = whole_file("PNG"), whole_file("JPEG")
+    damaged = bytearray(png)
+    damaged[len(png) // 2] ^= 255
+    kinds = {"cut.png": png[:-900], "cut.jpg": jpeg[:-90], "whole.png": png, "bad.png": damaged}
+    for name, data in kinds.items():
+        (tmp_path / name).write_bytes(data)
+
+    def outcome(name: str) -> str:
+        try:
+            return read_photo(tmp_path / name).note
+        except SynticError:
+            return "error"
+
+    names = list(kinds) * 50
+    with ThreadPoolExecutor(8) as readers:
+        found = list(readers.map(outcome, names))
+    assert found == [TRUNCATED, TRUNCATED, "", "error"] * 50
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
 def test_of_several_frames_the_first_is_taken(kind: str) -> None:
     first, *others = (Image.new("RGB", (16, 16), colour) for colour in (BLUE, RED, GREEN))
@@ -204,8 +401,6 @@ def test_other_formats_ignore_at_least() -> None:
         assert decode_image(data, "x", at_least=16).size == (160, 240)
 
 
-JPEG = encoded(Image.fromarray(quarters()), "JPEG")
-PNG = encoded(Image.fromarray(quarters()), "PNG")
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 WEBP_LARGEST = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xfe\x3f\0" * 2 + b"VP8 "
 
