@@ -6,12 +6,13 @@ import io
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from .errors import SynticError, shown
+from .photo_depth import UPPER_OF_14_BITS, eight_bits, is_deep_colour, swap_byte_order
 from .photo_files import IMAGE_SUFFIXES, PhotoList, find_photos, list_photos, unreadable
 from .photo_mending import mend
 
@@ -67,6 +68,9 @@ def read_photo(path: str | Path, *, at_least: int | None = None) -> Photo:
 
     Of a file that lacks its end (JPEG, WebP, BMP, PPM; PNG and GIF unless interlaced, TIFF unless
     compressed) what is there is decoded, the rest is grey, black or smeared, and the note says so.
+
+    Samples of more than 8 bits are scaled by the range that the photo itself uses, so that 12 bits
+    in a file of 16 are not seen as night (`photo_depth.eight_bits` has the rule).
 
     Args:
         path: the file.
@@ -137,8 +141,11 @@ def _decode(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
 
 def _whole(stream: IO[bytes], name: str, at_least: int | None) -> Image.Image:
     image = _opened(stream, name, at_least)
+    deep = is_deep_colour(image)
     image.load()
-    return _as_rgb(image, _turn(image))
+    turn = _turn(image)
+    pixels = _in_own_range(image, stream, name) if deep else image
+    return _as_rgb(pixels, turn)
 
 
 def _mended(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
@@ -239,7 +246,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 def _as_rgb(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _eight_bits(image)
+        image = eight_bits(np.asarray(image))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         flat = Image.new("RGB", layer.size, "white")
@@ -250,16 +257,12 @@ def _as_rgb(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return flat if turn is None else flat.transpose(turn)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale deep greyscale to 0..255; Pillow's own conversion would clip it."""
-    if image.mode.startswith("I;16"):
-        table = np.rint(np.arange(65536) / 257).astype(np.uint8)
-        return Image.fromarray(table[np.asarray(image)])
-    # 32-bit integers and floats do not say what white is: the smallest usual value that holds all.
-    values: np.ndarray[Any, np.dtype[np.float32]] = np.nan_to_num(
-        np.asarray(image, dtype=np.float32), posinf=0.0
-    )
-    top = float(values.max())
-    usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    white = next((value for value in usual if top <= value), top)
-    return Image.fromarray(np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8))
+def _in_own_range(image: ImageFile.ImageFile, stream: IO[bytes], name: str) -> Image.Image:
+    """Scale 16-bit colours by their own range, where they leave upper bits unused."""
+    upper = np.asarray(image)
+    if upper.max() > UPPER_OF_14_BITS or image.has_transparency_data:
+        return image
+    other = _opened(stream, name)
+    swap_byte_order(other)
+    other.load()
+    return eight_bits(upper.astype(np.uint16) << 8 | np.asarray(other))

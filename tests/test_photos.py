@@ -72,6 +72,38 @@ JPEG = encoded(Image.fromarray(quarters()), "JPEG")
 PNG = encoded(Image.fromarray(quarters()), "PNG")
 
 
+def tiff_of(
+    samples: np.ndarray[Any, Any], order: str = "<", bits: int | None = None, deflate: bool = False
+) -> bytes:
+    """A TIFF of one strip, written from the specification (TIFF 6.0)."""
+    height, width = samples.shape[:2]
+    bands = samples.shape[2] if samples.ndim == 3 else 1
+    kind = {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
+    data = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
+    if bits == 12:
+        pairs = samples.reshape(-1, 2)
+        data = b"".join(int(a << 12 | b).to_bytes(3, "big") for a, b in pairs.astype(int))
+    data = zlib.compress(data) if deflate else data
+    tags = [
+        *((256, width), (257, height), (258, bits or samples.dtype.itemsize * 8)),
+        *((259, 8 if deflate else 1), (262, 2 if bands == 3 else 1), (273, 0), (277, bands)),
+        *((278, height), (279, len(data)), (339, kind)),
+    ]
+    table = 8 + 2 + 12 * len(tags) + 4
+    extra, entries = b"", b""
+    for tag, value in tags:
+        if tag in (258, 339) and bands == 3:
+            entries += struct.pack(order + "HHII", tag, 3, 3, table + len(extra))
+            extra += struct.pack(order + "HHH", value, value, value)
+        else:
+            # Where the strip is: behind the two triples of an image of colours.
+            place = table + (12 if bands == 3 else 0)
+            entries += struct.pack(order + "HHII", tag, 4, 1, place if tag == 273 else value)
+    start = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
+    count = struct.pack(order + "H", len(tags))
+    return start + count + entries + struct.pack(order + "I", 0) + extra + data
+
+
 # As the EXIF standard defines the values: how the rows and columns of the upright image are stored.
 STORED: dict[int, Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]] = {
     1: lambda upright: upright,
@@ -169,15 +201,74 @@ def test_16_bit_greyscale_is_scaled_and_not_clipped(kind: str) -> None:
     [
         ([0.0, 0.5, 1.0], [0, 128, 255]),
         ([0.0, 128.0, 255.0], [0, 128, 255]),
+        ([0.0, 0.75, 1.5], [0, 128, 255]),
+        ([0.0, 100.0, 4000.0], [0, 6, 255]),
         ([-1.0, float("nan"), 65535.0], [0, 0, 255]),
+        ([-100.0, 100.0, float("inf"), 300.0], [0, 128, 255, 255]),
+        ([5.0, 5.0, 0.0], [255, 255, 0]),
+        ([0.0, 0.0, 0.0], [0, 0, 0]),
+        ([float("nan")] * 3, [0, 0, 0]),
         ([0, 257, 65535], [0, 1, 255]),
         ([0, 1 << 29, 1 << 30], [0, 128, 255]),
+        ([-1000, 1000, 3000], [0, 128, 255]),
+        ([-2, -2, -1], [0, 0, 128]),
     ],
 )
 def test_deeper_greyscale_is_scaled_too(values: list[float], expected: list[int]) -> None:
-    kind = np.float32 if isinstance(values[0], float) else np.int32
-    data = encoded(Image.fromarray(np.array([values], kind)), "TIFF")
-    assert pixels_of(decode_image(data, "x"))[0, :, 0].tolist() == expected
+    samples = np.array([values], np.float32 if isinstance(values[0], float) else np.int32)
+    for order in "<>":
+        assert pixels_of(decode_image(tiff_of(samples, order), "x"))[0, :, 0].tolist() == expected
+
+
+def test_a_few_lights_do_not_turn_a_float_photo_into_night() -> None:
+    samples = np.linspace(0, 1, 10_000, dtype=np.float32).reshape(100, 100)
+    samples[7, 7] = 50_000
+    seen = pixels_of(decode_image(tiff_of(samples), "x"))[..., 0]
+    assert np.abs(seen - np.rint(samples.clip(0, 1) * 255)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("top", "white"),
+    [
+        (1, 1),
+        (200, 255),
+        (1000, 1023),
+        (3900, 4095),
+        (4095, 4095),
+        (15_000, 16383),
+        (40_000, 65535),
+    ],
+)
+def test_16_bits_are_scaled_by_those_in_use(top: int, white: int) -> None:
+    samples = np.linspace(0, top, 64).astype(np.uint16).reshape(8, 8)
+    colours = np.stack([samples, samples[::-1], samples.T], -1)
+    files = [
+        encoded(Image.fromarray(samples), "PNG"),
+        *(tiff_of(samples, order, deflate=deflate) for order in "<>" for deflate in (False, True)),
+    ]
+    for data in files:
+        seen = pixels_of(decode_image(data, "x"))[..., 0]
+        assert np.array_equal(seen, np.rint(samples * (255 / white)))
+    for data in (tiff_of(colours, order, deflate=deep) for order in "<>" for deep in (False, True)):
+        seen = pixels_of(decode_image(data, "x"))
+        # Where all bits are in use Pillow takes the upper 8 of colours.
+        assert np.abs(seen - np.rint(colours * (255 / white))).max() <= (white == 65535)
+
+
+def test_colours_of_12_bits_in_a_png_are_scaled_and_turned() -> None:
+    samples = (quarters().astype(np.uint16) << 4) + 15
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 48, 16, 2, 0, 0, 0))
+    exif = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\3\0\0\0\0\0\0"  # upside down
+    chunks = header + png_chunk(b"eXIf", exif) + png_chunk(b"IDAT", zlib.compress(rows))
+    data = b"\x89PNG\r\n\x1a\n" + chunks + png_chunk(b"IEND", b"")
+    assert np.abs(pixels_of(decode_image(data, "x")) - quarters()[::-1, ::-1]).max() <= 1
+
+
+def test_packed_12_bits_are_scaled() -> None:
+    samples = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    seen = pixels_of(decode_image(tiff_of(samples, bits=12), "x"))[..., 0]
+    assert np.array_equal(seen, np.rint(samples * (255 / 4095)))
 
 
 def png_with(*chunks: bytes) -> bytes:
