@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -21,10 +23,12 @@ __all__ = [
     "TRUNCATED",
     "Photo",
     "PhotoList",
+    "check_model_input",
     "decode_image",
     "find_photos",
     "list_photos",
     "load_photo",
+    "preparing",
     "read_photo",
 ]
 
@@ -32,6 +36,13 @@ __all__ = [
 # declare enough pixels to fill the memory. Pillow refuses from the same number of pixels on.
 MAX_PIXELS = 178_956_970
 MAX_SIDE = 20_000
+# Longer side to shorter. Models scale the shorter side up to what they look at, so that a strip of
+# 20000 x 1 would become gigabytes; the longest panoramas and screenshots are about 25 to 1.
+MAX_ASPECT = 50
+# What a detector may be given that keeps the aspect ratio: three times DETR's largest input. Its
+# attention grows with the square of this number, to half a gigabyte a layer.
+MAX_MODEL_PIXELS = 4_000_000
+
 # The note on a photo whose file ends too early.
 TRUNCATED = "truncated"
 
@@ -81,7 +92,7 @@ def read_photo(path: str | Path, *, at_least: int | None = None) -> Photo:
         An RGB image without metadata, independent of the file, and the note.
 
     Raises:
-        SynticError: the file cannot be read, is no image, is damaged, or is too large;
+        SynticError: the file cannot be read, is no image, is damaged, or is too large or too thin;
             the message is one line that names it.
     """
     try:
@@ -114,12 +125,53 @@ def decode_image(data: bytes, name: str, at_least: int | None = None) -> Image.I
         An RGB image without metadata.
 
     Raises:
-        SynticError: the bytes are no image, are damaged, or declare too large an image.
+        SynticError: the bytes are no image, are damaged, or declare too large or thin an image.
     """
     photo = _decode(io.BytesIO(data), shown(name), at_least)
     if photo.note:
         raise SynticError(f"{shown(name)} cannot be decoded ({photo.note}): write it again")
     return photo.image
+
+
+@contextmanager
+def preparing(path: str | Path) -> Iterator[None]:
+    """Make what goes wrong with one photo in this block a SynticError of one line that names it."""
+    try:
+        yield
+    except SynticError:
+        raise
+    except Exception as error:
+        # Resizing and normalising fail with any exception at all, by the library they are from.
+        raise SynticError(
+            f"{shown(path)} cannot be prepared for the models ({_reason(error)}): "
+            "crop or convert it, or leave it out"
+        ) from error
+
+
+def check_model_input(
+    size: tuple[int, int], path: str | Path, shortest: int, longest: int | None = None
+) -> None:
+    """Refuse a photo that a model which keeps the aspect ratio would scale to too much or nothing.
+
+    Args:
+        size: width and height of the photo in pixels.
+        path: the photo, for the message.
+        shortest: the shorter side in pixels that the model scales a photo to,
+        longest: unless the longer side would exceed this.
+
+    Raises:
+        SynticError: with the size that the photo would have.
+    """
+    scale = shortest / min(size)
+    if longest:
+        scale = min(scale, longest / max(size))
+    width, height = (round(side * scale) for side in size)
+    if min(width, height) < 1 or width * height > MAX_MODEL_PIXELS:
+        raise SynticError(
+            f"{shown(path)} is too thin ({size[0]} x {size[1]} pixels): the detector, which keeps "
+            f"the aspect ratio, would be given {width} x {height} (at least 1 a side, at most "
+            f"{MAX_MODEL_PIXELS // 1_000_000} million in all); crop it"
+        )
 
 
 def _decode(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
@@ -234,6 +286,10 @@ def _refuse_size(size: tuple[int, int], name: str) -> None:
         raise SynticError(
             f"{name} is too large ({width} x {height} pixels; at most {MAX_SIDE} a side and"
             f" {MAX_PIXELS // 1_000_000} million in all): scale it down"
+        )
+    if max(size) > MAX_ASPECT * min(size):
+        raise SynticError(
+            f"{name} is too thin ({width} x {height} pixels; at most {MAX_ASPECT} to 1): crop it"
         )
 
 

@@ -26,10 +26,12 @@ from syntic_cli.errors import SynticError
 from syntic_cli.photos import (
     TRUNCATED,
     Photo,
+    check_model_input,
     decode_image,
     find_photos,
     list_photos,
     load_photo,
+    preparing,
     read_photo,
 )
 
@@ -70,6 +72,13 @@ def png_of_size(width: int, height: int) -> bytes:
 
 JPEG = encoded(Image.fromarray(quarters()), "JPEG")
 PNG = encoded(Image.fromarray(quarters()), "PNG")
+
+
+def png_with_text_of_size(width: int, height: int) -> bytes:
+    """The same, behind a text that Pillow refuses."""
+    text = png_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * (2 << 20)))
+    data = png_of_size(width, height)
+    return data[:33] + text + data[33:]
 
 
 def tiff_of(
@@ -512,6 +521,10 @@ BAD = [
     ("bomb.png", png_of_size(30_000, 30_000), ["too large", "30000 x 30000"]),
     ("many.png", png_of_size(15_000, 15_000), ["too large", "15000 x 15000", "178 million"]),
     ("wide.jpg", encoded(Image.new("L", (30_000, 1)), "JPEG"), ["30000 x 1 pixels"]),
+    ("thin.png", encoded(Image.new("L", (3000, 1)), "PNG"), ["too thin", "3000 x 1", "50 to 1"]),
+    ("thin.jpg", encoded(Image.new("L", (20_000, 7)), "JPEG"), ["too thin", "20000 x 7 pixels"]),
+    ("high.png", encoded(Image.new("L", (2, 101)), "PNG"), ["too thin", "2 x 101", "crop it"]),
+    ("thin text.png", png_with_text_of_size(3000, 2), ["too thin", "3000 x 2"]),
     ("line\nbreak.jpg", b"", [r"line\nbreak.jpg", "empty"]),
     ("\x1b[2J.jpg", b"", [r"\x1b[2J.jpg", "empty"]),
 ]
@@ -534,6 +547,45 @@ def test_bad_photos_get_one_line_that_names_them(
         with pytest.raises(SynticError) as again:
             decode_image(content, str(path), at_least)
         assert str(again.value) == message
+
+
+def test_a_photo_of_the_thinnest_allowed_shape_is_read() -> None:
+    for size in ((50, 1), (1, 50), (1000, 20)):
+        assert decode_image(encoded(Image.new("RGB", size), "PNG"), "x").size == size
+
+
+def test_what_a_model_would_scale_to_gigabytes_or_to_nothing_is_refused() -> None:
+    check_model_input((640, 480), "a.jpg", 800, 1333)
+    check_model_input((20_000, 400), "a.jpg", 800, 1333)
+    check_model_input((4000, 1000), "a.jpg", 800)
+    for size, edges, numbers in [
+        ((20_000, 400), (800, None), "40000 x 800"),
+        ((400, 20_000), (800, None), "800 x 40000"),
+        ((3000, 1), (800, 1333), "1333 x 0"),
+        ((3000, 1), (800, None), "2400000 x 800"),
+    ]:
+        with pytest.raises(SynticError) as caught:
+            check_model_input(size, "a\nb.jpg", *edges)
+        message = str(caught.value)
+        assert message.startswith(r"'a\nb.jpg' is too thin")
+        assert numbers in message
+        assert f"{size[0]} x {size[1]} pixels" in message
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("height and width must be > 0"), MemoryError(), ZeroDivisionError("a\nb")]
+)
+def test_what_goes_wrong_in_preparing_a_photo_is_its_error(error: Exception) -> None:
+    with pytest.raises(SynticError) as caught, preparing("a.jpg"):
+        raise error
+    message = str(caught.value)
+    assert message.startswith("a.jpg cannot be prepared")
+    assert (str(error).split("\n")[0] or "MemoryError") in message
+    assert message.isprintable()
+    for kept in (SynticError("mine"), KeyboardInterrupt()):
+        with pytest.raises(type(kept)) as same, preparing("a.jpg"):
+            raise kept
+        assert same.value is kept
 
 
 @pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="older ones decode first")
