@@ -1,35 +1,55 @@
-"""Photos in: which files a command means, and each of them as upright RGB pixels."""
+"""Photos in: each file as upright RGB pixels. Which files a command means is in photo_files."""
 
 from __future__ import annotations
 
-import glob
 import io
-import os
 import stat
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from .errors import SynticError, shown
+from .photo_depth import UPPER_OF_14_BITS, eight_bits, is_deep_colour, swap_byte_order
+from .photo_files import IMAGE_SUFFIXES, PhotoList, find_photos, list_photos, unreadable
+from .photo_mending import mend
 
-# A photo beyond either limit is refused before a pixel of it is decoded: a file of a few kilobytes
-# can declare enough pixels to fill the memory. Pillow refuses from the same number of pixels on.
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "TRUNCATED",
+    "Photo",
+    "PhotoList",
+    "check_model_input",
+    "decode_image",
+    "find_photos",
+    "list_photos",
+    "load_photo",
+    "preparing",
+    "read_photo",
+]
+
+# A photo beyond a limit is refused before a pixel of it is decoded: a file of a few kilobytes can
+# declare enough pixels to fill the memory. Pillow refuses from the same number of pixels on.
 MAX_PIXELS = 178_956_970
 MAX_SIDE = 20_000
+# Longer side to shorter. Models scale the shorter side up to what they look at, so that a strip of
+# 20000 x 1 would become gigabytes; the longest panoramas and screenshots are about 25 to 1.
+MAX_ASPECT = 50
+# What a detector may be given that keeps the aspect ratio: three times DETR's largest input. Its
+# attention grows with the square of this number, to half a gigabyte a layer.
+MAX_MODEL_PIXELS = 4_000_000
 
-# What a folder gives. HEIC is listed although Pillow cannot read it: phones fill folders with it,
-# and a row that says so is better than a photo that is silently missing.
-IMAGE_SUFFIXES = frozenset(
-    [
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".heic", ".heif"),
-        *(".png", ".webp", ".gif", ".avif", ".jp2", ".j2k"),
-        *(".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm"),
-    ]
-)
+# The note on a photo whose file ends too early.
+TRUNCATED = "truncated"
+
+# What is read into memory of a file that may lack its end.
+_MOST_TO_MEND = 1 << 28
+# Less of its rows than this share, and a truncated photo shows nothing.
+_LEAST_ROWS = 0.05
 
 # Pillow knows more formats; those left out are not for photos or, like EPS, start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
@@ -46,56 +66,22 @@ _TURNS = {
 }
 
 
-def find_photos(
-    inputs: Sequence[str], recursive: bool = False, stdin: TextIO | None = None
-) -> list[Path]:
-    """List the photos that the arguments of a command mean, in the order given.
+@dataclass(frozen=True)
+class Photo:
+    """A photo as RGB pixels, and what its viewer should know: `TRUNCATED`, or nothing."""
 
-    A folder gives the images in it by name (byte order), hidden ones left out; with `recursive`
-    its subfolders are read in their place in that order (links to folders are not followed). `-`
-    stands for a list on standard input, one path a line, or NUL-separated where a NUL occurs. A
-    pattern that no shell has expanded is expanded here.
-
-    A file that is named is always listed, whatever its suffix and whether or not it can be read,
-    so that one wrong name among good ones becomes one failed row; alone, it is an error.
-
-    Args:
-        inputs: files, folders, patterns, or `-`.
-        recursive: also read the subfolders of folders.
-        stdin: where `-` reads from; standard input unless given.
-
-    Returns:
-        The paths, as many times as they were named.
-
-    Raises:
-        SynticError: nothing was named, a folder is unreadable or holds no image, or the only file
-            named does not exist.
-    """
-    names: list[str] = []
-    for name in inputs:
-        if name == "-":
-            names += _listed(sys.stdin if stdin is None else stdin)
-        else:
-            names += _expanded(name)
-    photos: list[Path] = []
-    for name in names:
-        if not name:
-            raise SynticError("an empty name was given for a photo: is a variable unset?")
-        # Unlike Path.is_dir, this one answers "no" below a folder that may not be searched.
-        if os.path.isdir(name):  # noqa: PTH112
-            photos += _in_folder(Path(name), recursive)
-        else:
-            photos.append(Path(name))
-    if not photos:
-        where = " on standard input" if "-" in inputs else ""
-        raise SynticError(f"no photo was named{where}: name image files or folders")
-    if len(photos) == 1 and not os.path.exists(photos[0]):  # noqa: PTH110
-        raise SynticError(_unreadable(photos[0]))
-    return photos
+    image: Image.Image
+    note: str = ""
 
 
-def load_photo(path: str | Path, *, at_least: int | None = None) -> Image.Image:
+def read_photo(path: str | Path, *, at_least: int | None = None) -> Photo:
     """Read one photo as upright RGB pixels: first frame, EXIF turned, transparency over white.
+
+    Of a file that lacks its end (JPEG, WebP, BMP, PPM; PNG and GIF unless interlaced, TIFF unless
+    compressed) what is there is decoded, the rest is grey, black or smeared, and the note says so.
+
+    Samples of more than 8 bits are scaled by the range that the photo itself uses, so that 12 bits
+    in a file of 16 are not seen as night (`photo_depth.eight_bits` has the rule).
 
     Args:
         path: the file.
@@ -103,11 +89,11 @@ def load_photo(path: str | Path, *, at_least: int | None = None) -> Image.Image:
             at 1/2, 1/4 or 1/8 of its size, several times as fast, never below this side.
 
     Returns:
-        An RGB image without metadata, independent of the file.
+        An RGB image without metadata, independent of the file, and the note.
 
     Raises:
-        SynticError: the file cannot be read, is no image, is damaged, or is too large; the message
-            is one line that names it.
+        SynticError: the file cannot be read, is no image, is damaged, or is too large or too thin;
+            the message is one line that names it.
     """
     try:
         mode = Path(path).stat().st_mode
@@ -119,96 +105,162 @@ def load_photo(path: str | Path, *, at_least: int | None = None) -> Image.Image:
         with Path(path).open("rb") as stream:
             return _decode(stream, shown(path), at_least)
     except (OSError, ValueError) as error:  # ValueError: a NUL within the name
-        raise SynticError(_unreadable(path, error)) from error
+        raise SynticError(unreadable(path, error)) from error
+
+
+def load_photo(path: str | Path, *, at_least: int | None = None) -> Image.Image:
+    """The image of `read_photo`, without its note."""
+    return read_photo(path, at_least=at_least).image
 
 
 def decode_image(data: bytes, name: str, at_least: int | None = None) -> Image.Image:
-    """Decode an encoded image as `load_photo` does.
+    """Decode an encoded image as `read_photo` does, but refuse one that is truncated.
 
     Args:
         data: the bytes of a JPEG, PNG, WebP, ... file.
         name: what to call the image in an error.
-        at_least: as for `load_photo`.
+        at_least: as for `read_photo`.
 
     Returns:
         An RGB image without metadata.
 
     Raises:
-        SynticError: the bytes are no image, are damaged, or declare too large an image.
+        SynticError: the bytes are no image, are damaged, or declare too large or thin an image.
     """
-    return _decode(io.BytesIO(data), shown(name), at_least)
+    photo = _decode(io.BytesIO(data), shown(name), at_least)
+    if photo.note:
+        raise SynticError(f"{shown(name)} cannot be decoded ({photo.note}): write it again")
+    return photo.image
 
 
-def _listed(stdin: TextIO) -> list[str]:
-    """Read the names on standard input; bytes where there are any, since names need not be text."""
-    raw = getattr(stdin, "buffer", None)
-    data: bytes = os.fsencode(stdin.read()) if raw is None else raw.read()
-    if b"\0" in data:
-        lines = data.split(b"\0")
-    else:
-        lines = [line.removesuffix(b"\r") for line in data.split(b"\n")]
-    # `find -print0 | sort` and the like leave a last line break behind: not a name.
-    return [os.fsdecode(line) for line in lines if line.strip()]
-
-
-def _expanded(name: str) -> list[str]:
-    """Expand a pattern that matches files; any other name, existing or not, is left as it is."""
-    if os.path.lexists(name) or not glob.has_magic(name):
-        return [name]
-    matches = glob.glob(name, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    return sorted(matches, key=os.fsencode) or [name]
-
-
-def _in_folder(folder: Path, recursive: bool) -> list[Path]:
-    photos = list(_images_under(folder, recursive))
-    if not photos:
-        hint = "name another folder" if recursive else "--recursive also reads its subfolders"
-        raise SynticError(f"{shown(folder)} holds no image file (.jpg, .png, .webp, ...): {hint}")
-    return photos
-
-
-def _images_under(folder: Path, recursive: bool) -> Iterator[Path]:
+@contextmanager
+def preparing(path: str | Path) -> Iterator[None]:
+    """Make what goes wrong with one photo in this block a SynticError of one line that names it."""
     try:
-        with os.scandir(folder) as entries:
-            by_name = sorted(entries, key=lambda entry: os.fsencode(entry.name))
-    except OSError as error:
-        raise SynticError(_unreadable(folder, error)) from error
-    for entry in by_name:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            if recursive:
-                yield from _images_under(folder / entry.name, recursive)
-        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-            yield folder / entry.name
+        yield
+    except SynticError:
+        raise
+    except Exception as error:
+        # Resizing and normalising fail with any exception at all, by the library they are from.
+        raise SynticError(
+            f"{shown(path)} cannot be prepared for the models ({_reason(error)}): "
+            "crop or convert it, or leave it out"
+        ) from error
 
 
-def _decode(stream: IO[bytes], name: str, at_least: int | None) -> Image.Image:
+def check_model_input(
+    size: tuple[int, int], path: str | Path, shortest: int, longest: int | None = None
+) -> None:
+    """Refuse a photo that a model which keeps the aspect ratio would scale to too much or nothing.
+
+    Args:
+        size: width and height of the photo in pixels.
+        path: the photo, for the message.
+        shortest: the shorter side in pixels that the model scales a photo to,
+        longest: unless the longer side would exceed this.
+
+    Raises:
+        SynticError: with the size that the photo would have.
+    """
+    scale = shortest / min(size)
+    if longest:
+        scale = min(scale, longest / max(size))
+    width, height = (round(side * scale) for side in size)
+    if min(width, height) < 1 or width * height > MAX_MODEL_PIXELS:
+        raise SynticError(
+            f"{shown(path)} is too thin ({size[0]} x {size[1]} pixels): the detector, which keeps "
+            f"the aspect ratio, would be given {width} x {height} (at least 1 a side, at most "
+            f"{MAX_MODEL_PIXELS // 1_000_000} million in all); crop it"
+        )
+
+
+def _decode(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
     try:
-        image = _opened(stream, name)
-        _refuse_too_large(image.size, name)
-        if at_least:
-            image.draft(None, (at_least, at_least))
-        image.load()
-        return _as_rgb(_upright(image))
+        return Photo(_whole(stream, name, at_least))
     except SynticError:
         raise
     except Image.DecompressionBombError as error:  # WebP and TIFF judge what they allocate at once
         raise SynticError(f"{name} is too large ({error}): scale it down") from error
     except Exception as error:
         # Decoders answer damaged bytes with any exception at all (struct.error, SyntaxError, ...).
-        reason = str(error) or type(error).__name__
-        raise SynticError(
-            f"{name} cannot be decoded ({reason}): copy it again, or convert it to JPEG or PNG"
-        ) from error
+        try:
+            return _mended(stream, name, at_least)
+        except SynticError:
+            raise
+        except Exception:  # the first reason says more
+            raise _undecodable(name, _reason(error)) from error
 
 
-def _opened(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
+def _whole(stream: IO[bytes], name: str, at_least: int | None) -> Image.Image:
+    image = _opened(stream, name, at_least)
+    deep = is_deep_colour(image)
+    image.load()
+    turn = _turn(image)
+    pixels = _in_own_range(image, stream, name) if deep else image
+    return _as_rgb(pixels, turn)
+
+
+def _mended(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
+    """Decode what is there of a file that Pillow does not take as it is.
+
+    Pillow has switches for this, but they would hold for the whole process and all its threads.
+    """
+    stream.seek(0)
+    data, truncated = mend(stream.read(_MOST_TO_MEND))
+    if stream.read(1):
+        raise ValueError("too large to be mended")
+    image = _opened(io.BytesIO(data), name, at_least)
+    interlaced = image.info.get("interlace") or _is_interlaced_gif(image)
+    try:
+        image.load()
+    except OSError as error:
+        # Rows that are stored in another order would leave gaps all over the image.
+        if "truncated" not in str(error) or interlaced:
+            raise
+        image.tile = []  # take the rows that were decoded
+        truncated = True
+    if truncated:
+        _refuse_empty(image, name)
+    return Photo(_as_rgb(image, _turn(image)), TRUNCATED if truncated else "")
+
+
+def _is_interlaced_gif(image: ImageFile.ImageFile) -> bool:
+    if image.format != "GIF" or not image.tile:
+        return False
+    args = image.tile[0].args
+    return isinstance(args, tuple) and bool(args[1])
+
+
+def _refuse_empty(image: Image.Image, name: str) -> None:
+    """Refuse a truncated image of which nearly all rows are of one colour: what decoders fill in.
+
+    At the lower end are the rows that are missing, in a BMP at the upper.
+    """
+    pixels = np.asarray(image).reshape(image.height, -1)
+    bands = pixels.shape[1] // image.width
+    for fill in (pixels[-1, -bands:], pixels[0, :bands]):
+        there = (pixels != np.tile(fill, image.width)).any(axis=1).mean()
+        if there < _LEAST_ROWS:
+            raise _undecodable(name, "nearly all of it is missing")
+
+
+def _undecodable(name: str, reason: str) -> SynticError:
+    return SynticError(
+        f"{name} cannot be decoded ({reason}): copy it again, or convert it to JPEG or PNG"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _opened(stream: IO[bytes], name: str, at_least: int | None = None) -> ImageFile.ImageFile:
     """Read the header, as `Image.open` does, but leave it to us to judge the size it declares.
 
     `Image.open` raises above its own limit without saying the sides, and below that warns on
     standard error; both can be changed only for the whole process.
     """
+    stream.seek(0)
     head = stream.read(16)
     if not head:
         raise SynticError(f"{name} is empty (0 bytes): copy or download it again")
@@ -218,32 +270,39 @@ def _opened(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
         if factory is not None and accepts is not None and accepts(head) is True:
             stream.seek(0)
             # Without a file name Pillow reads and never maps the file, which may change meanwhile.
-            return factory(stream, "")
+            image = factory(stream, "")
+            _refuse_size(image.size, name)
+            if at_least:
+                image.draft(None, (at_least, at_least))
+            return image
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"hevc", b"mif1"):
         raise SynticError(f"{name} is a HEIC image, which syntic cannot read: convert it to JPEG")
     raise SynticError(f"{name} is not an image that syntic reads ({', '.join(_FORMATS)})")
 
 
-def _refuse_too_large(size: tuple[int, int], name: str) -> None:
+def _refuse_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if max(size) > MAX_SIDE or width * height > MAX_PIXELS:
         raise SynticError(
             f"{name} is too large ({width} x {height} pixels; at most {MAX_SIDE} a side and"
             f" {MAX_PIXELS // 1_000_000} million in all): scale it down"
         )
+    if max(size) > MAX_ASPECT * min(size):
+        raise SynticError(
+            f"{name} is too thin ({width} x {height} pixels; at most {MAX_ASPECT} to 1): crop it"
+        )
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF, in as many ways as there are; the pixels are fine
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _eight_bits(image)
+        image = eight_bits(np.asarray(image))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         flat = Image.new("RGB", layer.size, "white")
@@ -251,32 +310,15 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     else:
         flat = image.convert("RGB")
     flat.info.clear()
-    return flat
+    return flat if turn is None else flat.transpose(turn)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale deep greyscale to 0..255; Pillow's own conversion would clip it."""
-    if image.mode.startswith("I;16"):
-        table = np.rint(np.arange(65536) / 257).astype(np.uint8)
-        return Image.fromarray(table[np.asarray(image)])
-    # 32-bit integers and floats do not say what white is: the smallest usual value that holds all.
-    values: np.ndarray[Any, np.dtype[np.float32]] = np.nan_to_num(
-        np.asarray(image, dtype=np.float32), posinf=0.0
-    )
-    top = float(values.max())
-    usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    white = next((value for value in usual if top <= value), top)
-    return Image.fromarray(np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8))
-
-
-def _unreadable(path: str | Path, error: Exception | None = None) -> str:
-    """One line on why a file could not be opened (by default: it is not there)."""
-    name = shown(path)
-    if os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114
-        return f"{name} is a link to {shown(os.readlink(path))}, which is not there: remake it"  # noqa: PTH115
-    if error is None or isinstance(error, FileNotFoundError):
-        return f"{name}: no such file; check the name"
-    if isinstance(error, PermissionError):
-        return f"{name} may not be read (permission denied): change its permissions"
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"{name} cannot be read ({reason}): check the name and the disk"
+def _in_own_range(image: ImageFile.ImageFile, stream: IO[bytes], name: str) -> Image.Image:
+    """Scale 16-bit colours by their own range, where they leave upper bits unused."""
+    upper = np.asarray(image)
+    if upper.max() > UPPER_OF_14_BITS or image.has_transparency_data:
+        return image
+    other = _opened(stream, name)
+    swap_byte_order(other)
+    other.load()
+    return eight_bits(upper.astype(np.uint16) << 8 | np.asarray(other))
