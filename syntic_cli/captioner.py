@@ -23,7 +23,7 @@ from .artifacts.records import (
 from .errors import ConflictError, DamagedError, SynticError
 from .models.identity import identity, is_folder, same_model
 from .passes import READERS, Mapper, Waits, compute_rows, cut_batches, read_ahead
-from .photos import load_photo
+from .photos import preparing, read_photo
 from .presets import SHIPPED, SHIPPED_PRESET, load_preset, resolve
 from .settings import CaptionSettings, DetectSettings, EncodeSettings
 
@@ -50,6 +50,7 @@ class _Photo:
 
     pixels: Tensor
     detector_pixels: Tensor | None
+    note: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class _Described:
     caption: str
     log_probability: float
     objects: Objects
+    note: str
 
 
 class Captioner:
@@ -218,6 +220,7 @@ class Captioner:
                     [result.log_probability if result else np.nan for result in good], np.float32
                 ),
                 "error": errors_of(results),
+                "note": [result.note if result else "" for result in good],
                 "state": list(states[first : first + len(results)]),
                 **pack_objects([r if isinstance(r, SynticError) else r.objects for r in results]),
             }
@@ -227,11 +230,13 @@ class Captioner:
     def _read(self, photo: str | Path) -> _Photo:
         sizes = [self._clip.image_size, self._detector.image_size if self._detector else 0]
         # Where the detector does not say how large it looks, the photo is decoded in full.
-        image = load_photo(photo, at_least=None if None in sizes else max(map(int, sizes)))  # type: ignore[arg-type]
-        return _Photo(
-            self._clip.preprocess(image),
-            self._detector.preprocess(image) if self._detector else None,
-        )
+        read = read_photo(photo, at_least=None if None in sizes else max(map(int, sizes)))  # type: ignore[arg-type]
+        with preparing(photo):
+            return _Photo(
+                self._clip.preprocess(read.image),
+                self._detector.preprocess(read.image) if self._detector else None,
+                read.note,
+            )
 
     def _describe(self, photos: Sequence[_Photo]) -> list[_Described]:
         parts = self._fitting.run(lambda a, b: self._describe_batch(photos[a:b]), len(photos))
@@ -263,9 +268,10 @@ class Captioner:
             tags, present = self._tags(objects)
             prefix = self._decoder.embed_prefix(prefixes, images, tags, present)
         captions, log_probabilities = self._write(prefix, images)
+        notes = [photo.note for photo in photos]
         return [
             _Described(*described)
-            for described in zip(captions, log_probabilities, objects, strict=True)
+            for described in zip(captions, log_probabilities, objects, notes, strict=True)
         ]
 
     def _features(self, pixels: Tensor) -> Tensor:
@@ -327,7 +333,7 @@ class Captioner:
             return Caption(path, "", float("nan"), [], str(result))
         found = result.objects
         objects = named_objects(found.labels, found.scores, found.boxes, self.vocabulary)
-        return Caption(path, result.caption, result.log_probability, objects)
+        return Caption(path, result.caption, result.log_probability, objects, note=result.note)
 
 
 def _clip_settings(artifact: Artifact, clip: str | None) -> EncodeSettings:

@@ -261,13 +261,14 @@ def caption(
         str | None, model("--clip", help="Where the captioner's CLIP model is now.")
     ] = None,
     detector: Annotated[
-        str | None, model("--detector", help="Where the captioner's detector is now.")
+        str | None,
+        model("--detector", help="Where the captioner's detector is now, or one for --objects."),
     ] = None,
     objects: Annotated[
         bool,
         model(
             "--objects",
-            help="Show objects, too, where the captioner uses none: by the preset's detector.",
+            help="Show objects, too, where the captioner uses none (the preset's detector).",
             metavar="",
         ),
     ] = False,
@@ -281,15 +282,17 @@ def caption(
 ) -> None:
     """Caption photos, with the workspace's captioner or the one that ships with syntic."""
     from . import printing
-    from .photos import find_photos
+    from .photos import list_photos
     from .stages.caption import caption_and_read, shipped_preset
 
-    found = find_photos(photos, recursive=recursive, stdin=sys.stdin)
+    listed = list_photos(photos, recursive=recursive, stdin=sys.stdin)
     preset = preset or shipped_preset(workspace, captioner)
     settings, run = _chosen(CaptionSettings, given, workspace, preset, output)
+    for note in listed.notes:
+        console.note(note, quiet=run.quiet)
     values = load_preset(_preset_name(preset, workspace))
     captions = caption_and_read(
-        found,
+        listed.photos,
         workspace,
         settings,
         run,
@@ -297,7 +300,7 @@ def caption(
         support=support,
         clip=clip,
         detector=detector,
-        objects=resolve(DetectSettings, values) if objects else None,
+        objects=resolve(DetectSettings, values, model=detector) if objects or detector else None,
         output=output,
     )
     printing.print_captions(captions, format.value)

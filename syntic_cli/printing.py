@@ -29,7 +29,7 @@ def print_captions(captions: Sequence[Caption], format: str) -> None:
             print(json.dumps(_as_json(caption), ensure_ascii=False))
     elif format == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "caption", "log_probability", "objects", "error"])
+        writer.writerow(["path", "caption", "log_probability", "objects", "error", "note"])
         for caption in captions:
             writer.writerow(
                 [
@@ -38,6 +38,7 @@ def print_captions(captions: Sequence[Caption], format: str) -> None:
                     "" if caption.error else f"{caption.log_probability:.4f}",
                     ";".join(found.label for found in caption.objects),
                     caption.error,
+                    caption.note,
                 ]
             )
     elif format == "txt":

@@ -21,19 +21,20 @@ import PIL
 import pytest
 from PIL import Image, ImageFile
 
-from syntic_cli import photo_files, photos
 from syntic_cli.errors import SynticError
 from syntic_cli.photos import (
     TRUNCATED,
     Photo,
     check_model_input,
     decode_image,
+    decoding,
     find_photos,
     list_photos,
     load_photo,
     preparing,
     read_photo,
 )
+from syntic_cli.photos import files as photo_files
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -439,9 +440,9 @@ def test_no_more_of_a_truncated_file_than_a_limit_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = whole_file("JPEG")[:-50]
-    monkeypatch.setattr(photos, "_MOST_TO_MEND", len(data))
+    monkeypatch.setattr(decoding, "_MOST_TO_MEND", len(data))
     assert read_cut(tmp_path, data).note == TRUNCATED
-    monkeypatch.setattr(photos, "_MOST_TO_MEND", len(data) - 1)
+    monkeypatch.setattr(decoding, "_MOST_TO_MEND", len(data) - 1)
     with pytest.raises(SynticError, match=r"cannot be decoded .*truncated"):
         read_cut(tmp_path, data)
 
@@ -657,9 +658,9 @@ def test_limits_are_ours_and_pillows_are_left_alone(monkeypatch: pytest.MonkeyPa
     with pytest.raises(SynticError):
         decode_image(JPEG[:-200], "cut")
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
-    monkeypatch.setattr(photos, "MAX_PIXELS", 32 * 48)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 32 * 48)
     assert decode_image(PNG, "exactly").size == (32, 48)
-    monkeypatch.setattr(photos, "MAX_PIXELS", 32 * 48 - 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 32 * 48 - 1)
     with pytest.raises(SynticError, match="32 x 48 pixels"):
         decode_image(PNG, "more")
 
@@ -813,7 +814,7 @@ def test_images_that_syntic_does_not_read_are_counted_by_type(album: Path) -> No
 def test_what_a_folder_gives_can_be_read_and_what_it_counts_cannot() -> None:
     """The suffixes of Pillow's formats that are read, against the two lists."""
     Image.init()
-    readable = {suffix for suffix, kind in Image.EXTENSION.items() if kind in photos._FORMATS}
+    readable = {suffix for suffix, kind in Image.EXTENSION.items() if kind in decoding._FORMATS}
     assert not readable & photo_files.UNREAD_SUFFIXES
     assert not photo_files.IMAGE_SUFFIXES & photo_files.UNREAD_SUFFIXES
     assert readable - photo_files.IMAGE_SUFFIXES <= {".avifs"}

@@ -32,13 +32,17 @@ class DetectedObject:
 
 @dataclass(frozen=True)
 class Caption:
-    """What was said of one photo; error says why nothing was, and is empty where all went well."""
+    """What was said of one photo; error says why nothing was, and is empty where all went well.
+
+    note says what a reader of the caption should know of the photo, such as `truncated`.
+    """
 
     path: str
     caption: str
     log_probability: float
     objects: list[DetectedObject]
     error: str = ""
+    note: str = ""
 
 
 def errors_of(results: Sequence[Any]) -> list[str]:
@@ -173,6 +177,7 @@ def read_captions(artifact: Artifact) -> list[Caption]:
         artifact.texts("caption"),
         artifact.numbers("log_probability").tolist(),
         artifact.texts("error"),
+        artifact.column("note"),
         strict=True,
     )
     return [
@@ -187,6 +192,7 @@ def read_captions(artifact: Artifact) -> list[Caption]:
                 vocabulary,
             ),
             error,
+            note,
         )
-        for row, (photo, text, log_probability, error) in enumerate(columns)
+        for row, (photo, text, log_probability, error, note) in enumerate(columns)
     ]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..settings import EncodeSettings
 from ..transfer import pinned
 from .identity import model_folder
-from .loading import loading, prepare
+from .loading import loading
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Clip:
     @property
     def context_length(self) -> int:
         """Tokens of a text that the text tower takes."""
-        return int(self.model.context_length)
+        return int(self.tokenizer.context_length)
 
     def compile(self) -> None:
         """Compile the image tower, which takes about a minute when it next runs."""
@@ -69,9 +69,10 @@ class Clip:
         long = [text for text in texts if len(text.encode()) > size - 2]
         if not long:
             return 0
-        # One column more than is taken: is it padding, as behind an empty text?
-        beyond = self.tokenizer([*long, ""], context_length=size + 1)[:, size]
-        return int((beyond[:-1] != beyond[-1]).sum())
+        # With room for one token more, a text that fits has its end, or padding, at the last place.
+        *rows, empty = self.tokenizer([*long, ""], context_length=size + 1)
+        ends = {int(empty[1]), int(empty[-1])}
+        return sum(int(row[size - 1]) not in ends for row in rows)
 
 
 def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype) -> Clip:
@@ -117,7 +118,7 @@ def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype
             model.visual = _folded(model.visual)
     return Clip(
         model,
-        lambda image: pinned(prepare(preprocess, image, "CLIP model"), device, dtype),
+        lambda image: pinned(preprocess(image), device, dtype),
         tokenizer,
         device,
         dtype,

@@ -10,14 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import SynticError
+from ..photos import check_model_input
 from ..settings import DetectSettings
 from ..transfer import pinned, stack_on
 from .identity import model_folder
-from .loading import loading, prepare
-
-# What a detector is given at most: activations take a hundred times as many bytes.
-MOST_PIXELS = 16 << 20
+from .loading import loading
 
 
 @dataclass(frozen=True)
@@ -56,27 +53,16 @@ class Detector:
         return max(found) if found else None
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """The model's pixels for one image, (3, H, W); may run in any thread."""
-        self._refuse_too_large(image)
+        """The model's pixels for one image, (3, H, W); may run in any thread.
 
-        def preprocess(image: Image.Image) -> torch.Tensor:
-            return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
-
-        return pinned(prepare(preprocess, image, "detector"), self.device, self.dtype)
-
-    def _refuse_too_large(self, image: Image.Image) -> None:
-        """Refuse a strip of a photo that the processor would enlarge to gigabytes."""
-        shortest, longest = (
-            self.processor.size.get(f"{end}_edge") for end in ("shortest", "longest")
-        )
-        if not shortest or longest:
-            return
-        width, height = (round(side * shortest / min(image.size)) for side in image.size)
-        if width * height > MOST_PIXELS:
-            raise SynticError(
-                f"{image.width} x {image.height} pixels would be {width} x {height} for the "
-                "detector: crop the photo"
-            )
+        Raises:
+            SynticError: where a processor that keeps the aspect ratio would make too much of it.
+        """
+        edges = [self.processor.size.get(f"{end}_edge") for end in ("shortest", "longest")]
+        if edges[0]:
+            check_model_input(image.size, "the photo", *edges)
+        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return pinned(pixels, self.device, self.dtype)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[torch.Tensor]) -> list[Objects]:

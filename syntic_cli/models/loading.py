@@ -11,14 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 
 from ..errors import MissingError, SynticError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Result = TypeVar("Result")
 
@@ -197,25 +194,6 @@ def fill_device(compute: Callable[[int], object], device: torch.device, most: in
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return batch_that_fits(free, taken / items, most)
-
-
-def prepare(
-    preprocess: Callable[[Image.Image], torch.Tensor], image: Image.Image, model: str
-) -> torch.Tensor:
-    """What a model takes for an image; what goes wrong is that image's fault.
-
-    Raises:
-        SynticError: with the image's size, by which odd ones are known.
-    """
-    try:
-        return preprocess(image)
-    # The model libraries' processors raise anything at all.
-    except Exception as error:
-        width, height = image.size
-        raise SynticError(
-            f"{width} x {height} pixels cannot be prepared for the {model} ({_reason(error)}): "
-            "crop the photo or convert it"
-        ) from error
 
 
 class FittingBatch:

@@ -77,7 +77,8 @@ def caption(
         if source.recipe.settings.get("objects", True):
             objects = None
         elif detector is not None:
-            objects, detector = replace(objects or DetectSettings(detector), model=detector), None
+            objects = replace(objects or DetectSettings(detector), model=detector)
+            detector = None
         chosen: dict[str, Any] = {k: v for k, v in asdict(settings).items() if v is not None}
         named = {"clip": clip, "detector": detector}
         chosen.update({role: name for role, name in named.items() if name})
@@ -98,6 +99,12 @@ def caption(
                 map_work(draft, len(photos), work, run)
     with Artifact(path, CAPTION.name) as made:
         console.failures(CAPTION.name, made.texts("error"), "photos")
+        cut = sum(map(bool, made.column("note")))
+    if cut:
+        console.warn(
+            f"{CAPTION.name}: {console.count(cut, 'photo')} whose file lacks its end, captioned "
+            "from what is there"
+        )
     return path
 
 

@@ -19,6 +19,7 @@ from ..artifacts.workspace import open_input
 from ..errors import SynticError
 from ..models.identity import identity
 from ..passes import Mapper, Opened, map_work
+from ..photos import preparing
 from ..schema import ENCODE
 from ..settings import EncodeSettings, Run
 
@@ -133,7 +134,9 @@ def _mapper(model: Clip, pairs: Artifact) -> Mapper[_Pair, tuple[np.ndarray, np.
 
     def read(row: int) -> _Pair:
         try:
-            return _Pair(model.preprocess(read_image(pairs, row, model.image_size)), captions[row])
+            with preparing(f"image of row {row}"):
+                image = read_image(pairs, row, model.image_size)
+                return _Pair(model.preprocess(image), captions[row])
         except SynticError as error:
             return _Pair(None, captions[row], str(error))
 

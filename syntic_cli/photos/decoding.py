@@ -1,4 +1,4 @@
-"""Photos in: each file as upright RGB pixels. Which files a command means is in photo_files."""
+"""Each photo as upright RGB pixels."""
 
 from __future__ import annotations
 
@@ -13,24 +13,10 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from .errors import SynticError, shown
-from .photo_depth import UPPER_OF_14_BITS, eight_bits, is_deep_colour, swap_byte_order
-from .photo_files import IMAGE_SUFFIXES, PhotoList, find_photos, list_photos, unreadable
-from .photo_mending import mend
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "TRUNCATED",
-    "Photo",
-    "PhotoList",
-    "check_model_input",
-    "decode_image",
-    "find_photos",
-    "list_photos",
-    "load_photo",
-    "preparing",
-    "read_photo",
-]
+from ..errors import SynticError, shown
+from .depth import UPPER_OF_14_BITS, eight_bits, is_deep_colour, swap_byte_order
+from .files import unreadable
+from .mending import mend
 
 # A photo beyond a limit is refused before a pixel of it is decoded: a file of a few kilobytes can
 # declare enough pixels to fill the memory. Pillow refuses from the same number of pixels on.
@@ -81,7 +67,7 @@ def read_photo(path: str | Path, *, at_least: int | None = None) -> Photo:
     compressed) what is there is decoded, the rest is grey, black or smeared, and the note says so.
 
     Samples of more than 8 bits are scaled by the range that the photo itself uses, so that 12 bits
-    in a file of 16 are not seen as night (`photo_depth.eight_bits` has the rule).
+    in a file of 16 are not seen as night (`depth.eight_bits` has the rule).
 
     Args:
         path: the file.

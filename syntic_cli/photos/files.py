@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from .errors import SynticError, shown
+from ..errors import SynticError, shown
 
 # What a folder gives. HEIC is listed although Pillow cannot read it: phones fill folders with it,
 # and a row that says so is better than a photo that is silently missing.
