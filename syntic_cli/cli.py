@@ -392,8 +392,11 @@ def main() -> None:
     """Run the command line: one line and exit code 2 for what a user can act on."""
     console.escape_what_cannot_be_encoded()
     try:
-        app(standalone_mode=True)
-        sys.stdout.flush()
+        try:
+            app(standalone_mode=True)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except SynticError as error:
         console.error(str(error))
         raise SystemExit(2) from None
@@ -404,18 +407,18 @@ def main() -> None:
         raise SystemExit(128 + interrupted.signal_number) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
-    except OSError as error:
-        _end_of_output(error)
-
-
-def _end_of_output(error: OSError) -> None:
-    """End where results could not be written: quietly where the reader of a pipe has gone.
-
-    Stages turn what goes wrong with files into errors of their own.
-    """
-    # What is left in the buffer must not fail again when Python ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, BrokenPipeError):
+    except BrokenPipeError:
+        # The reader of a pipe has gone; there is nobody left to write to.
+        _silence_output()
         raise SystemExit(1) from None
-    console.error(f"standard output cannot be written ({error.strerror or error})")
-    raise SystemExit(2) from None
+    except OSError as error:
+        # Stages turn what goes wrong with artifacts into errors of their own.
+        _silence_output()
+        console.error(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        raise SystemExit(2) from None
+
+
+def _silence_output() -> None:
+    """What is left in the buffer of standard output must not fail again when Python ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,6 +23,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from .errors import shown
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -31,18 +33,18 @@ LOG_SECONDS = 30.0
 
 def error(message: str) -> None:
     """One line on what went wrong."""
-    err.print(f"[bold red]error:[/] {escape(printable(message))}")
+    err.print(f"[bold red]error:[/] {escape(shown(message))}")
 
 
 def note(message: str, *, quiet: bool = False) -> None:
     """One line that a person should know."""
     if not quiet:
-        err.print(f"[dim]·[/] {escape(printable(message))}")
+        err.print(f"[dim]·[/] {escape(shown(message))}")
 
 
 def warn(message: str) -> None:
     """One line on something that may be wrong; shown even with --quiet."""
-    err.print(f"[yellow]warning:[/] {escape(printable(message))}")
+    err.print(f"[yellow]warning:[/] {escape(shown(message))}")
 
 
 def failures(stage: str, errors: Sequence[str], unit: str) -> None:
@@ -65,11 +67,6 @@ def escape_what_cannot_be_encoded() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def printable(text: str) -> str:
-    """Text on one line, with control characters (which could move the cursor) shown escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class _Rate(ProgressColumn):
@@ -144,15 +141,15 @@ def table(
     for name in columns:
         grid.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(escape(printable(cell)) for cell in row))
+        grid.add_row(*(escape(shown(cell)) for cell in row))
     out.print(grid, soft_wrap=False)
 
 
 def tree(root: str, children: Sequence[object]) -> Tree:
     """A tree of lines; children are lines or trees."""
-    grown = Tree(escape(printable(root)))
+    grown = Tree(escape(shown(root)))
     for child in children:
-        grown.add(child if isinstance(child, Tree) else escape(printable(str(child))))
+        grown.add(child if isinstance(child, Tree) else escape(shown(str(child))))
     return grown
 
 

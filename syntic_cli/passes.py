@@ -177,9 +177,9 @@ def map_rows(
                 break
     request.check()
     if left:
-        seconds = time.monotonic() - began
+        seconds, done = time.monotonic() - began, console.count(left, unit.removesuffix("s"))
         console.note(
-            f"{title}: {left} {unit} in {console.duration(seconds)}, "
+            f"{title}: {done} in {console.duration(seconds)}, "
             f"{left / max(seconds, 1e-9):,.1f} {unit}/s, {waits.summary()}",
             quiet=run.quiet,
         )

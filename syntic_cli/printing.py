@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from . import console
+from .errors import shown
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -43,7 +44,7 @@ def print_captions(captions: Sequence[Caption], format: str) -> None:
             )
     elif format == "txt":
         for caption in captions:
-            print(console.printable(caption.caption))
+            print(shown(caption.caption))
     else:
         paths = [caption.path for caption in captions]
         names = [PurePath(path).name for path in paths]
@@ -88,8 +89,8 @@ def print_evaluation(evaluation: Evaluation, format: str, *, quiet: bool = False
         (evaluation.extra, "photos have a caption but no references"),
     ):
         if left_out:
-            shown = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
-            console.warn(f"{len(left_out)} {meaning}: {shown}")
+            names = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
+            console.warn(f"{len(left_out)} {meaning}: {names}")
     console.note(console.count(evaluation.n, "photo"), quiet=quiet)
 
 
@@ -152,8 +153,8 @@ def _curve(values: Sequence[float]) -> str:
     """A curve as its first and last value, and its shape in between."""
     if len(values) < 2:
         return ", ".join(f"{value:.4g}" for value in values)
-    shown = values[:: max(1, len(values) // 40)]
-    low, high = min(shown), max(shown)
+    points = values[:: max(1, len(values) // 40)]
+    low, high = min(points), max(points)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    bars = "".join(BARS[round((value - low) * scale)] for value in shown)
+    bars = "".join(BARS[round((value - low) * scale)] for value in points)
     return f"{values[0]:.4g} {bars} {values[-1]:.4g}"

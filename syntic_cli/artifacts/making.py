@@ -21,6 +21,7 @@ from .recipe import Recipe
 from .shards import Draft
 from .workspace import remember_preset
 
+SUFFIXES = (".h5", ".hdf5", ".hdf", "")
 LOCK = ".syntic.lock"
 OWNER = ".syntic.lock.owner"
 
@@ -59,6 +60,11 @@ def making(
     """
     if not path.name:
         raise SynticError("--output: an empty name was given for a file: is a variable unset?")
+    if path.suffix.lower() not in SUFFIXES:
+        raise SynticError(
+            f"--output {path}: an artifact is HDF5, so name it .h5; other formats are printed "
+            f"(--format json > {path.with_suffix('.json').name})"
+        )
     with locked(path.parent):
         fate = None if run.force or not path.exists() else _fate(path, recipe, earlier)
         keep_as = _kept_name(path) if fate and fate.keep and run.keep else None

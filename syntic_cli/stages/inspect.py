@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts.making import kept_beside
-from ..artifacts.reading import Artifact
+from ..artifacts.reading import CHECKSUM, Artifact
 from ..artifacts.recipe import Input
 from ..artifacts.workspace import refuse_stale
 from ..errors import MissingError, SynticError
@@ -23,7 +23,7 @@ def describe(path: Path) -> dict[str, Any]:
     with Artifact(path) as artifact:
         header = artifact.attributes
         shown = {"schema", "stage", "version", "fingerprint", "settings", "inputs", "models"}
-        shown |= {"origin", "created", "complete"}
+        shown |= {"origin", "created", "complete", CHECKSUM}
         return {
             "path": str(path),
             "stage": artifact.stage,
