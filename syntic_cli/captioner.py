@@ -152,9 +152,9 @@ class Captioner:
         dual_encoder = load_clip(_clip_settings(artifact, clip), where, kind)
         _refuse_other_features(artifact, dual_encoder)
         detect = _detector_settings(artifact, detector) if decoder.config.objects else objects
-        found = load_detector(detect, where, kind) if detect else None
+        finder = load_detector(detect, where, kind) if detect else None
         vocabulary = artifact.texts("vocabulary")
-        if decoder.config.objects and found is not None and found.vocabulary != vocabulary:
+        if decoder.config.objects and finder is not None and finder.vocabulary != vocabulary:
             raise ConflictError(
                 f"{artifact.path}: was trained with another vocabulary than that of "
                 f"{detect.model if detect else ''}; give --detector the right one"
@@ -164,14 +164,14 @@ class Captioner:
             keys = torch.from_numpy(_support_features(artifact, support)).float().to(where)
         return Captioner(
             dual_encoder,
-            found,
+            finder,
             decoder,
             from_bytes(artifact.numbers("tokenizer")),
             support=keys,
             temperature=settings.temperature
             or float(artifact.attributes["projection_temperature"]),
             names=torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(where),
-            vocabulary=found.vocabulary if found else vocabulary,
+            vocabulary=finder.vocabulary if finder else vocabulary,
             settings=settings,
         )
 
@@ -192,14 +192,14 @@ class Captioner:
         """
         from concurrent.futures import ThreadPoolExecutor
 
-        found: list[Caption] = []
+        captions: list[Caption] = []
         mapper = self.mapper(photos, [""] * len(photos))
         batches = list(cut_batches([(0, len(photos))], batch_size, max(1, len(photos))))
         with ThreadPoolExecutor(READERS) as readers:
             for start, _, items in read_ahead(batches, mapper.read, readers, Waits()):
                 for row, result in enumerate(compute_rows(mapper.compute, items), start):
-                    found.append(self._as_caption(path_text(photos[row]), result))
-        return found
+                    captions.append(self._as_caption(path_text(photos[row]), result))
+        return captions
 
     def mapper(
         self, photos: Sequence[str | Path], states: Sequence[str]
@@ -252,13 +252,13 @@ class Captioner:
         device = self._names.device
         features, objects = [], []
         size = IMAGES_A_PASS.get(device.type, len(photos))
-        for some in (photos[first : first + size] for first in range(0, len(photos), size)):
-            pixels = stack_on([photo.pixels for photo in some], device)
+        for group in (photos[first : first + size] for first in range(0, len(photos), size)):
+            pixels = stack_on([photo.pixels for photo in group], device)
             features.append(self._features(pixels))
             objects += (
-                self._detector.detect([photo.detector_pixels for photo in some])  # type: ignore[misc]
+                self._detector.detect([photo.detector_pixels for photo in group])  # type: ignore[misc]
                 if self._detector
-                else [NO_OBJECTS] * len(some)
+                else [NO_OBJECTS] * len(group)
             )
         images = torch.cat(features).to(device)
         prefixes = images
@@ -292,7 +292,7 @@ class Captioner:
         from .tokenizer import decode_captions, end_token
 
         settings = self._settings
-        found = beam_candidates(
+        candidates = beam_candidates(
             self._decoder,
             prefix,
             end=end_token(self._tokenizer),
@@ -300,13 +300,13 @@ class Captioner:
             max_length=min(settings.max_length, self._decoder.config.max_length),
             length_penalty=settings.length_penalty,
         )
-        ranks = found.ranks
+        ranks = candidates.ranks
         if settings.rerank and settings.beam > 1:
-            texts = decode_captions(self._tokenizer, found.tokens.flatten(0, 1).cpu().numpy())
+            texts = decode_captions(self._tokenizer, candidates.tokens.flatten(0, 1).cpu().numpy())
             features = self._clip.encode_texts(texts).to(images.device)
             cosines = (features.view(*ranks.shape, -1) * images[:, None]).sum(dim=-1)
             ranks = ranks + settings.rerank * cosines
-        tokens, log_probabilities = found.take(ranks.argmax(dim=1))
+        tokens, log_probabilities = candidates.take(ranks.argmax(dim=1))
         return decode_captions(self._tokenizer, tokens.cpu().numpy()), log_probabilities.tolist()
 
     def _tags(self, objects: Sequence[Objects]) -> tuple[Tensor, Tensor]:
@@ -315,12 +315,12 @@ class Captioner:
 
         from .transfer import to_device
 
-        most = max(1, *(len(found.labels) for found in objects))
+        most = max(1, *(len(photo_objects.labels) for photo_objects in objects))
         labels = np.zeros((len(objects), most), np.int64)
         present = np.zeros((len(objects), most), bool)
-        for row, found in enumerate(objects):
-            labels[row, : len(found.labels)] = found.labels
-            present[row, : len(found.labels)] = True
+        for row, photo_objects in enumerate(objects):
+            labels[row, : len(photo_objects.labels)] = photo_objects.labels
+            present[row, : len(photo_objects.labels)] = True
         device = self._names.device
         there = to_device(torch.from_numpy(present), device)
         if not len(self._names):
@@ -345,10 +345,10 @@ def _clip_settings(artifact: Artifact, clip: str | None) -> EncodeSettings:
     values = dict(artifact.recipe.models["clip"])
     trained_with = values.pop("identity")
     settings = EncodeSettings(**values) if clip is None else EncodeSettings(clip)
-    found = identity(settings.model, settings.revision, settings.pretrained)
+    here = identity(settings.model, settings.revision, settings.pretrained)
     # Of a model that has but a name `_refuse_other_features` finds out whether it is another one.
-    if clip is None or (is_folder(found) and is_folder(trained_with)):
-        _refuse_another(artifact.path, "--clip", trained_with, found)
+    if clip is None or (is_folder(here) and is_folder(trained_with)):
+        _refuse_another(artifact.path, "--clip", trained_with, here)
     return settings
 
 
@@ -363,17 +363,17 @@ def _detector_settings(artifact: Artifact, detector: str | None) -> DetectSettin
     settings = DetectSettings(**values)
     if detector is not None:
         settings = DetectSettings(detector, None, settings.threshold, settings.max_objects)
-    found = identity(settings.model, settings.revision)
+    here = identity(settings.model, settings.revision)
     # One that has but a name is known by its vocabulary.
-    if detector is None or (is_folder(found) and is_folder(trained_with)):
-        _refuse_another(artifact.path, "--detector", trained_with, found)
+    if detector is None or (is_folder(here) and is_folder(trained_with)):
+        _refuse_another(artifact.path, "--detector", trained_with, here)
     return settings
 
 
-def _refuse_another(path: Path, option: str, trained_with: str, found: str) -> None:
-    if not same_model(found, trained_with):
+def _refuse_another(path: Path, option: str, trained_with: str, here: str) -> None:
+    if not same_model(here, trained_with):
         raise ConflictError(
-            f"{path}: was trained with {trained_with}, but here is {found}; "
+            f"{path}: was trained with {trained_with}, but here is {here}; "
             f"train it again, or give {option} with the right one"
         )
 
@@ -385,10 +385,10 @@ def _refuse_other_features(artifact: Artifact, clip: Clip) -> None:
         names, kept = "support_captions", "support"
     texts = [text for text in artifact.texts(names, 0, PROBED_TEXTS) if text]
     stored = artifact.numbers(kept, 0, len(texts))
-    found = clip.encode_texts(texts or [""]).numpy()
-    same = found.shape[1] == json.loads(artifact.attributes["decoder_config"])["features"]
+    features = clip.encode_texts(texts or [""]).numpy()
+    same = features.shape[1] == json.loads(artifact.attributes["decoder_config"])["features"]
     if texts and same:
-        same = bool(((found * stored).sum(axis=1) > SAME_FEATURE).all())
+        same = bool(((features * stored).sum(axis=1) > SAME_FEATURE).all())
     if not same:
         raise ConflictError(
             f"{artifact.path}: the dual encoder gives texts other features than the one it was "

@@ -97,21 +97,21 @@ def _fate(
 ) -> Earlier | None:
     if earlier is None:
         return None
-    with Artifact(path, recipe.stage) as there:
-        return None if there.fingerprint == recipe.fingerprint else earlier(there)
+    with Artifact(path, recipe.stage) as existing:
+        return None if existing.fingerprint == recipe.fingerprint else earlier(existing)
 
 
 def _kept_name(path: Path) -> Path:
-    with Artifact(path) as there:
-        created = re.sub(r"[^0-9T-]", "", there.created[:19])
+    with Artifact(path) as existing:
+        created = re.sub(r"[^0-9T-]", "", existing.created[:19])
     return path.with_name(f"{path.stem}-{created}-{os.getpid()}{path.suffix}")
 
 
 def kept_beside(path: Path) -> list[Path]:
     """Earlier artifacts of other input, kept beside the one at `path`; the oldest first."""
     name = re.compile(re.escape(path.stem) + r"-[0-9T-]+" + re.escape(path.suffix))
-    found = [other for other in path.parent.glob("*.h5") if name.fullmatch(other.name)]
-    return sorted(found, key=lambda other: (other.stat().st_mtime_ns, other.name))
+    earlier = [other for other in path.parent.glob("*.h5") if name.fullmatch(other.name)]
+    return sorted(earlier, key=lambda other: (other.stat().st_mtime_ns, other.name))
 
 
 @contextmanager

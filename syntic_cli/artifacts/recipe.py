@@ -84,19 +84,19 @@ class Recipe:
 
     def differences(self, other: Recipe) -> list[str]:
         """What changed from this recipe to the other one, each as `name: old → new`."""
-        found = []
+        changes = []
         for name in dict.fromkeys([*self.settings, *other.settings]):
             old, new = self.settings.get(name), other.settings.get(name)
             if old != new:
-                found.append(f"{name}: {_short(old)} → {_short(new)}")
+                changes.append(f"{name}: {_short(old)} → {_short(new)}")
         for role in dict.fromkeys([*self.inputs, *other.inputs]):
             before, after = self.inputs.get(role), other.inputs.get(role)
             if (before and before.fingerprint) != (after and after.fingerprint):
                 names = [
                     f"{g.file} ({g.fingerprint[:8]})" if g else "none" for g in (before, after)
                 ]
-                found.append(f"{role}: {names[0]} → {names[1]}")
-        return found
+                changes.append(f"{role}: {names[0]} → {names[1]}")
+        return changes
 
 
 def _short(value: Any) -> str:

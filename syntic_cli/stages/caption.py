@@ -91,8 +91,8 @@ def caption(
             photos, states, source.path, source.state, settings, support, clip, detector, objects
         )
 
-        def earlier(there: Artifact) -> Earlier | None:
-            return _take_over(there, recipe, photos, states, named=output is not None)
+        def earlier(existing: Artifact) -> Earlier | None:
+            return _take_over(existing, recipe, photos, states, named=output is not None)
 
         with making(path, recipe, run, earlier=earlier) as draft:
             if not draft.up_to_date:
@@ -200,10 +200,10 @@ def open_captioner(workspace: Path, given: Path | None, *, quiet: bool = False) 
 def photo_state(photo: Path) -> str:
     """What tells a photo from a changed one of its name: size in bytes and time of change."""
     try:
-        found = photo.stat()
+        status = photo.stat()
     except OSError:
         return "not there"
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _digest(photos: Sequence[Path], states: Sequence[str]) -> str:
@@ -215,7 +215,12 @@ def _digest(photos: Sequence[Path], states: Sequence[str]) -> str:
 
 
 def _take_over(
-    there: Artifact, recipe: Recipe, photos: Sequence[Path], states: Sequence[str], *, named: bool
+    existing: Artifact,
+    recipe: Recipe,
+    photos: Sequence[Path],
+    states: Sequence[str],
+    *,
+    named: bool,
 ) -> Earlier | None:
     """What becomes of captions that are there, of other photos or by another recipe.
 
@@ -223,13 +228,15 @@ def _take_over(
     them is kept under another name; a file that was `named` is not renamed for another.
     """
     others = {role: given for role, given in recipe.inputs.items() if role != "photos"}
-    same = there.recipe.settings == recipe.settings and others == {
-        role: given for role, given in there.recipe.inputs.items() if role != "photos"
+    same = existing.recipe.settings == recipe.settings and others == {
+        role: given for role, given in existing.recipe.inputs.items() if role != "photos"
     }
-    if there.recipe.inputs["photos"].fingerprint == recipe.inputs["photos"].fingerprint:
+    if existing.recipe.inputs["photos"].fingerprint == recipe.inputs["photos"].fingerprint:
         return None
-    paths = there.texts("path")
-    rows = dict(zip(zip(paths, there.column("state"), strict=True), range(there.rows), strict=True))
+    paths = existing.texts("path")
+    rows = dict(
+        zip(zip(paths, existing.column("state"), strict=True), range(existing.rows), strict=True)
+    )
     names = [path_text(photo) for photo in photos]
     known = [rows.get(key, -1) if same else -1 for key in zip(names, states, strict=True)]
     lost = not same or not set(paths) <= set(names)

@@ -109,7 +109,7 @@ def _mapper(model: Detector, pairs: Artifact) -> Mapper[Tensor, Objects]:
 
     def compute(images: Sequence[Tensor]) -> list[Objects]:
         parts = fitting.run(lambda start, stop: model.detect(images[start:stop]), len(images))
-        return [found for part in parts for found in part]
+        return [objects for part in parts for objects in part]
 
     def read(row: int) -> Tensor:
         with preparing(f"image of row {row}"):

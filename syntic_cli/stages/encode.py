@@ -152,10 +152,10 @@ def _mapper(model: Clip, pairs: Artifact) -> Mapper[_Pair, tuple[np.ndarray, np.
                 len(rows),
             )
         ).numpy()
-        found = iter(torch.cat(images).numpy() if images else ())
+        features = iter(torch.cat(images).numpy() if images else ())
         # A failed row keeps its place, with zeros for the image that is not there.
         return [
-            (np.zeros_like(text) if row.error else next(found), text, row.error)
+            (np.zeros_like(text) if row.error else next(features), text, row.error)
             for row, text in zip(rows, texts, strict=True)
         ]
 
