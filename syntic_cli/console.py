@@ -69,6 +69,19 @@ def escape_what_cannot_be_encoded() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+_parts: list[str] = []
+
+
+@contextmanager
+def part(number: int, total: int) -> Iterator[None]:
+    """Say before the progress of what runs within that it is one part of several."""
+    _parts.append(f"{number}/{total} ")
+    try:
+        yield
+    finally:
+        _parts.pop()
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -104,6 +117,7 @@ def progress(
     title: str, total: int, *, done: int = 0, unit: str = "items", quiet: bool = False
 ) -> Iterator[Advance]:
     """Show how far a stage is: a bar on a terminal, a line every half minute in a log."""
+    title = "".join(_parts) + title
     if quiet:
         yield Advance(title, total, done, unit, Progress(disable=True))
     elif not err.is_terminal:

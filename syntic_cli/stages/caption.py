@@ -115,14 +115,15 @@ def caption_and_read(
     run: Run,
     *,
     output: Path | None = None,
+    keep: bool = False,
     **models: Any,
 ) -> list[Caption]:
     """Caption photos and return the rows.
 
-    Where there is no workspace and no output is named, as with photos to be captioned by the way,
-    nothing is left on the disk.
+    Where there is no workspace (nor `keep` to begin one) and no output is named, as with photos to
+    be captioned by the way, nothing is left on the disk.
     """
-    if output is not None or begun(workspace):
+    if output is not None or keep or begun(workspace):
         return _read(caption(photos, workspace, settings, run, output=output, **models))
     with tempfile.TemporaryDirectory(prefix="syntic-") as folder:
         target = Path(folder) / CAPTION.file
