@@ -24,8 +24,9 @@ from .. import __version__, console
 from ..errors import SynticError
 from .java import jar
 
-BASE_URL = "https://repo1.maven.org/maven2/edu/stanford/nlp/stanford-corenlp/3.6.0"
-JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+VERSION = "3.6.0"
+BASE_URL = f"https://repo1.maven.org/maven2/edu/stanford/nlp/stanford-corenlp/{VERSION}"
+JARS = (f"stanford-corenlp-{VERSION}.jar", f"stanford-corenlp-{VERSION}-models.jar")
 # Seconds without a byte before a server counts as hung.
 PATIENCE = 60.0
 _BLOCK = 1 << 18
@@ -80,7 +81,7 @@ def fetch(base_url: str = BASE_URL, *, patience: float = PATIENCE, quiet: bool =
 
 
 def _folder() -> Path:
-    return cache() / "corenlp-3.6.0"
+    return cache() / f"corenlp-{VERSION}"
 
 
 def _fetch(url: str, target: Path, patience: float, quiet: bool) -> None:
