@@ -25,6 +25,7 @@ from .options import (
     Table,
     Workspace,
     common,
+    method,
     model,
     takes,
 )
@@ -347,52 +348,86 @@ def _is_named(context: typer.Context, parameter: str) -> bool:
 
 
 @app.command(rich_help_panel=USE, epilog="Example: syntic evaluate --references refs.json")
-@takes(hides=("device", "dtype", "batch_size", "shard_size", "retry_failed"))
+@takes(hides=("shard_size", "retry_failed"))
 def evaluate(
     references: Annotated[
         Path, model("--references", help="Any format of texts that names a photo for each.")
     ],
     captions: Annotated[
-        Path | None,
-        typer.Argument(help="captions.h5, COCO results, or what caption printed; else the run's."),
+        list[Path] | None,
+        typer.Argument(
+            help="captions.h5, COCO results, or what caption printed; else the run's. Several are "
+            "compared."
+        ),
     ] = None,
     workspace: Workspace = WORKSPACE,
     split: Annotated[str | None, model("--split", help="Split of the references.")] = None,
     encoding: Annotated[str, model("--encoding", help="Encoding of text files.")] = "utf-8",
     photos: Annotated[
         list[str] | None,
-        model("--photos", help="The photos of a .txt of captions, a folder or a file each time."),
+        model(
+            "--photos",
+            help="The photos of a .txt, or where captions name them without their folder: a "
+            "folder or a file each time.",
+        ),
     ] = None,
     metrics: Annotated[
         str,
         model(
             "--metrics",
-            help="Comma-separated, or all; SPICE needs its CoreNLP jars.",
+            help="Comma-separated: BLEU-1 to BLEU-4 (bleu), METEOR, ROUGE-L, CIDEr, SPICE (all of "
+            "these: all); CLIPScore, RefCLIPScore (clip), R@1, R@5, R@10 (recall).",
             show_default="all but SPICE",
         ),
     ] = "BLEU-1,BLEU-2,BLEU-3,BLEU-4,METEOR,ROUGE-L,CIDEr",
+    fetch_spice: Annotated[
+        bool,
+        model(
+            "--fetch-spice",
+            help="Download Stanford CoreNLP (GPL), which SPICE needs, to the cache.",
+            metavar="",
+        ),
+    ] = False,
+    clip: Annotated[
+        str | None,
+        model("--clip", help="open_clip name, hub id or folder, if not the run's dual encoder."),
+    ] = None,
+    pretrained: Annotated[
+        str | None, model("--pretrained", help="Pretrained tag of an open_clip name.")
+    ] = None,
+    bootstrap: Annotated[
+        int, method("--bootstrap", help="Samples of the paired bootstrap of several.", min=1)
+    ] = 1000,
     format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
     _preset: NoPreset = None,
-    _seed: NoSeed = 0,
+    seed: Seed = 0,
     output: Output = None,
     **given: Any,
 ) -> None:
-    """Score captions with BLEU, METEOR, ROUGE-L and CIDEr."""
+    """Score captions with BLEU, METEOR, ROUGE-L, CIDEr and others; compare captioners."""
     from . import printing
+    from .metrics import corenlp
     from .photos import find_photos
     from .stages.evaluate import evaluate as stage
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     run = _run(given)
+    if fetch_spice:
+        corenlp.fetch(quiet=run.quiet)
+    if pretrained is not None and clip is None:
+        raise SynticError("--pretrained: is of an open_clip name; give --clip, too")
     found = stage(
         references,
         workspace,
         names,
         run,
-        captions=captions,
+        captions=captions or None,
         photos=find_photos(photos) if photos else None,
         split=split,
         encoding=encoding,
+        clip=EncodeSettings(clip, pretrained) if clip else None,
+        bootstrap=bootstrap,
+        seed=seed,
         output=output,
     )
     printing.print_evaluation(found, format.value, quiet=run.quiet)

@@ -42,6 +42,11 @@ def model(*names: str, help: str, **options: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=MODEL, **options)
 
 
+def method(*names: str, help: str, **options: Any) -> Any:
+    """An option that changes what is computed."""
+    return typer.Option(*names, help=help, rich_help_panel=METHOD, **options)
+
+
 Workspace = Annotated[
     Path,
     common("--workspace", "-w", help="Folder of the run's artifacts.", envvar="SYNTIC_WORKSPACE"),

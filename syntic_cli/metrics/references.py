@@ -111,6 +111,7 @@ class Matched:
         references: one or more for each photo.
         missing: photos with references but no caption, as the references name them.
         extra: photos with a caption but no references.
+        keys: the photos, named as the references name them.
     """
 
     ids: list[str]
@@ -118,6 +119,7 @@ class Matched:
     references: list[list[str]]
     missing: list[str]
     extra: list[str]
+    keys: list[str] = field(default_factory=list)
 
 
 def match(candidates: Sequence[tuple[str, str]], references: References) -> Matched:
@@ -149,6 +151,7 @@ def match(candidates: Sequence[tuple[str, str]], references: References) -> Matc
             )
         owners[key] = photo
         matched.ids.append(photo)
+        matched.keys.append(key)
         matched.captions.append(caption)
         matched.references.append(references.captions[key])
     matched.missing.extend(key for key in references.captions if key not in owners)
