@@ -232,8 +232,8 @@ class TestDecoder:
         tokens = torch.randint(0, 40, (3, 12))
         with torch.no_grad():
             full = decoder(prefix, tokens)
-            logits, cache = decoder.start(prefix)
-            steps = [logits, *(decoder.step(tokens[:, t], cache) for t in range(12))]
+            logits, cache = decoder.start(prefix, steps=12)
+            steps = [logits, *(decoder.step(tokens[:, t, None], cache)[:, 0] for t in range(12))]
         assert torch.allclose(torch.stack(steps, dim=1), full, atol=1e-4)
 
     def test_without_objects_the_prefix_is_one_token(self) -> None:

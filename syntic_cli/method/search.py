@@ -26,7 +26,7 @@ def greedy(decoder: Decoder, prefix: Tensor, *, end: int, max_length: int) -> tu
     rows = torch.arange(len(prefix), device=prefix.device)
     sequences = torch.full((len(rows), max_length), end, device=prefix.device)
     totals = prefix.new_zeros(len(rows), dtype=torch.float32)
-    logits, cache = decoder.start(prefix)
+    logits, cache = decoder.start(prefix, steps=max_length)
     for position in range(max_length):
         best, tokens = logits.float().log_softmax(-1).max(-1)
         sequences[rows, position] = tokens
@@ -37,7 +37,7 @@ def greedy(decoder: Decoder, prefix: Tensor, *, end: int, max_length: int) -> tu
         if len(going) < len(rows):
             rows, tokens = rows[going], tokens[going]
             cache.select(going)
-        logits = decoder.step(tokens, cache)
+        logits = decoder.step(tokens[:, None], cache)[:, 0]
     return sequences, totals
 
 
@@ -110,15 +110,14 @@ def beam_candidates(
         tokens, totals = greedy(decoder, prefix, end=end, max_length=max_length)
         return Candidates(tokens[:, None], totals[:, None], totals[:, None])
     n = len(prefix)
-    logits, cache = decoder.start(prefix)
-    beam = min(beam, logits.shape[-1])
+    beam = min(beam, decoder.config.vocabulary)
+    logits, cache = decoder.start(prefix, steps=max_length, branches=beam)
     scores, tokens = logits.float().log_softmax(-1).topk(beam)  # (N, B)
     sequences = torch.full((n, beam, max_length), end, device=prefix.device)
     sequences[:, :, 0] = tokens
     lengths = torch.ones_like(scores)
     found = Candidates(sequences.clone(), scores.clone(), scores.clone())
     rows = torch.arange(n, device=prefix.device)
-    cache.select(rows.repeat_interleave(beam))
 
     for position in range(1, max_length + 1):
         finished = sequences[:, :, position - 1] == end
@@ -131,15 +130,12 @@ def beam_candidates(
         if position == max_length or len(alive) == 0:
             break
         if len(alive) < len(rows):
-            taken = (alive[:, None] * beam + torch.arange(beam, device=alive.device)).flatten()
-            cache.select(taken)
+            cache.select(alive)
             rows, finished = rows[alive], finished[alive]
             sequences, scores, lengths = sequences[alive], scores[alive], lengths[alive]
 
-        logits = decoder.step(sequences[:, :, position - 1].flatten(), cache)
-        next_scores, next_tokens = logits.float().log_softmax(-1).topk(beam)
-        next_scores = next_scores.view(len(rows), beam, beam)
-        next_tokens = next_tokens.view(len(rows), beam, beam)
+        logits = decoder.step(sequences[:, :, position - 1], cache)
+        next_scores, next_tokens = logits.float().log_softmax(-1).topk(beam)  # (N, B, B)
         # A finished caption has one continuation: itself.
         next_scores[finished] = -torch.inf
         next_tokens[finished] = end
@@ -154,6 +150,5 @@ def beam_candidates(
         lengths = lengths.gather(1, parents)
         sequences = sequences.gather(1, parents[..., None].expand(-1, -1, max_length))
         sequences[:, :, position] = next_tokens.flatten(1).gather(1, best)
-        offset = torch.arange(len(rows), device=rows.device)[:, None] * beam
-        cache.select((parents + offset).flatten())
+        cache.branch(parents)
     return found
