@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 
 from .decoder import Decoder
+from .repetition import Repetition
 
 
 @torch.no_grad()
-def greedy(decoder: Decoder, prefix: Tensor, *, end: int, max_length: int) -> tuple[Tensor, Tensor]:
+def greedy(
+    decoder: Decoder,
+    prefix: Tensor,
+    *,
+    end: int,
+    max_length: int,
+    repetition: Repetition | None = None,
+) -> tuple[Tensor, Tensor]:
     """Take the most likely token each time.
 
     Args:
@@ -19,6 +27,7 @@ def greedy(decoder: Decoder, prefix: Tensor, *, end: int, max_length: int) -> tu
         prefix: (N, P, width).
         end: the token that ends a caption.
         max_length: the most tokens a caption has, the end token included.
+        repetition: what a word costs that a caption has already, if anything.
 
     Returns:
         Tokens, (N, max_length), filled up with `end`; log-probabilities, (N,), in nats.
@@ -28,7 +37,7 @@ def greedy(decoder: Decoder, prefix: Tensor, *, end: int, max_length: int) -> tu
     totals = prefix.new_zeros(len(rows), dtype=torch.float32)
     logits, cache = decoder.start(prefix, steps=max_length)
     for position in range(max_length):
-        best, tokens = logits.float().log_softmax(-1).max(-1)
+        best, tokens = _scores(logits, sequences[rows, :position], repetition).max(-1)
         sequences[rows, position] = tokens
         totals[rows] += best
         going = (tokens != end).nonzero().squeeze(1)
@@ -38,7 +47,7 @@ def greedy(decoder: Decoder, prefix: Tensor, *, end: int, max_length: int) -> tu
             rows, tokens = rows[going], tokens[going]
             cache.select(going)
         logits = decoder.step(tokens[:, None], cache)[:, 0]
-    return sequences, totals
+    return sequences, totals - _paid(sequences, repetition)
 
 
 @torch.no_grad()
@@ -50,10 +59,12 @@ def beam_search(
     beam: int,
     max_length: int,
     length_penalty: float = 1.0,
+    repetition: Repetition | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Keep the best partial captions of each row; finished ones compete with the others.
 
-    Captions are ranked by log-probability / length ** length_penalty. A beam of 1 is greedy search.
+    Captions are ranked by score / length ** length_penalty, the score being the log-probability
+    with what repetitions cost. A beam of 1 is greedy search.
 
     Args:
         decoder: in evaluation mode.
@@ -62,6 +73,7 @@ def beam_search(
         beam: partial captions kept a row.
         max_length: the most tokens a caption has, the end token included.
         length_penalty: 0 ranks by log-probability alone, 1 by its mean a token.
+        repetition: what a word costs that a caption has already, if anything.
 
     Returns:
         Tokens, (N, max_length), filled up with `end`; log-probabilities, (N,), in nats.
@@ -73,6 +85,7 @@ def beam_search(
         beam=beam,
         max_length=max_length,
         length_penalty=length_penalty,
+        repetition=repetition,
     )
     return found.take(found.ranks.argmax(dim=1))
 
@@ -82,7 +95,7 @@ class Candidates:
     """The captions that a beam search ends with, B for each of N rows.
 
     tokens: (N, B, max_length), filled up with the end token. log_probabilities: (N, B), in nats.
-    ranks: (N, B), log-probability / length ** length_penalty.
+    ranks: (N, B), what they are ranked by.
     """
 
     tokens: Tensor
@@ -104,10 +117,13 @@ def beam_candidates(
     beam: int,
     max_length: int,
     length_penalty: float = 1.0,
+    repetition: Repetition | None = None,
 ) -> Candidates:
     """What `beam_search` chooses from; the arguments are its own."""
     if beam == 1:
-        tokens, totals = greedy(decoder, prefix, end=end, max_length=max_length)
+        tokens, totals = greedy(
+            decoder, prefix, end=end, max_length=max_length, repetition=repetition
+        )
         return Candidates(tokens[:, None], totals[:, None], totals[:, None])
     n = len(prefix)
     beam = min(beam, decoder.config.vocabulary)
@@ -125,7 +141,7 @@ def beam_candidates(
         if position == max_length or len(alive) < len(rows):
             # Rows that go on are written again later.
             found.tokens[rows] = sequences
-            found.log_probabilities[rows] = scores
+            found.log_probabilities[rows] = scores - _paid(sequences, repetition)
             found.ranks[rows] = scores / lengths**length_penalty
         if position == max_length or len(alive) == 0:
             break
@@ -135,7 +151,8 @@ def beam_candidates(
             sequences, scores, lengths = sequences[alive], scores[alive], lengths[alive]
 
         logits = decoder.step(sequences[:, :, position - 1], cache)
-        next_scores, next_tokens = logits.float().log_softmax(-1).topk(beam)  # (N, B, B)
+        written = sequences[:, :, :position]
+        next_scores, next_tokens = _scores(logits, written, repetition).topk(beam)  # (N, B, B)
         # A finished caption has one continuation: itself.
         next_scores[finished] = -torch.inf
         next_tokens[finished] = end
@@ -152,3 +169,14 @@ def beam_candidates(
         sequences[:, :, position] = next_tokens.flatten(1).gather(1, best)
         cache.branch(parents)
     return found
+
+
+def _scores(logits: Tensor, written: Tensor, repetition: Repetition | None) -> Tensor:
+    """What each next token adds to a caption's score, (..., V), by what is written, (..., T)."""
+    scores = logits.float().log_softmax(-1)
+    return scores if repetition is None else repetition.charge_(scores, written)
+
+
+def _paid(captions: Tensor, repetition: Repetition | None) -> Tensor | float:
+    """What repetitions have cost each caption, (...), in nats."""
+    return 0.0 if repetition is None else repetition.paid(captions)
