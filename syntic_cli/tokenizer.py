@@ -16,6 +16,8 @@ END = "<|endoftext|>"
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 CLIP_MERGES = 49152 - 256 - 2
 SMALLEST = 300
+# How a token shows that a word begins with it, or, in CLIP's encoding, ends.
+WORD_BEGINS, WORD_ENDS = "Ġ", "</w>"
 
 
 def make_tokenizer(name: str, captions: Sequence[str]) -> Tokenizer:
@@ -55,11 +57,11 @@ def clip_tokenizer() -> Tokenizer:
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : CLIP_MERGES + 1]
     merges = [(left, right) for left, right in (line.split() for line in lines)]
     letters = _clip_letters()
-    entries = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges)]
+    entries = [*letters, *(letter + WORD_ENDS for letter in letters), *map("".join, merges)]
     entries += ["<|startoftext|>", END]
     vocabulary = {entry: index for index, entry in enumerate(entries)}
     tokenizer = Tokenizer(
-        models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>", unk_token=END)
+        models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=WORD_ENDS, unk_token=END)
     )
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -69,7 +71,7 @@ def clip_tokenizer() -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
+        [decoders.ByteLevel(), decoders.Replace(WORD_ENDS, " "), decoders.Strip(" ", 0, 1)]
     )
     tokenizer.add_special_tokens([END])
     return tokenizer
@@ -118,6 +120,20 @@ def end_token(tokenizer: Tokenizer) -> int:
     if token is None:
         raise SynticError(f"the tokenizer has no {END}; train the captioner again")
     return token
+
+
+def word_marks(tokenizer: Tokenizer) -> tuple[list[str], np.ndarray]:
+    """What each of the V tokens reads, and which of them bear the mark of a word, (V,) bool.
+
+    One token of every word does: its first, with the space before it, or in CLIP's encoding its
+    last.
+    """
+    vocabulary = tokenizer.get_vocab()
+    entries = sorted(vocabulary, key=vocabulary.__getitem__)
+    marked = [entry.startswith(WORD_BEGINS) or entry.endswith(WORD_ENDS) for entry in entries]
+    letters = decoders.ByteLevel()
+    spellings = [letters.decode([entry.removesuffix(WORD_ENDS)]).strip() for entry in entries]
+    return spellings, np.array(marked)
 
 
 def encode_captions(
