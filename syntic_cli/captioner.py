@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .method.decoder import Decoder
+    from .method.repetition import Repetition
     from .models.clip import Clip
     from .models.detector import Detector, Objects
 
@@ -76,12 +77,14 @@ class Captioner:
         names: Tensor,
         vocabulary: list[str],
         settings: CaptionSettings,
+        repetition: Repetition | None,
     ) -> None:
         from .models.loading import FittingBatch
 
         self._clip, self._detector, self._decoder = clip, detector, decoder
         self._tokenizer, self._support, self._temperature = tokenizer, support, temperature
         self._names, self.vocabulary, self._settings = names, vocabulary, settings
+        self._repetition = repetition
         self._fitting = FittingBatch(console.warn)
 
     @staticmethod
@@ -173,6 +176,7 @@ class Captioner:
             names=torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(where),
             vocabulary=finder.vocabulary if finder else vocabulary,
             settings=settings,
+            repetition=_load_repetition(artifact, settings.repetition, where),
         )
 
     @property
@@ -299,6 +303,7 @@ class Captioner:
             beam=settings.beam,
             max_length=min(settings.max_length, self._decoder.config.max_length),
             length_penalty=settings.length_penalty,
+            repetition=self._repetition,
         )
         ranks = candidates.ranks
         if settings.rerank and settings.beam > 1:
@@ -414,6 +419,19 @@ def _load_decoder(artifact: Artifact) -> Decoder:
     except RuntimeError as error:
         raise DamagedError(f"{artifact.path}: its decoder is damaged; train it again") from error
     return decoder
+
+
+def _load_repetition(artifact: Artifact, weight: float, device: torch.device) -> Repetition | None:
+    """What a repeated word costs, by what was learnt in training; older captioners know nothing."""
+    import torch
+
+    from .method.repetition import make_repetition
+
+    learnt = artifact.group("repetition")
+    if not weight or not learnt:
+        return None
+    family, share = (torch.from_numpy(learnt[name]).to(device) for name in ("family", "share"))
+    return make_repetition(family.long(), share, weight)
 
 
 def _support_features(artifact: Artifact, path: str | Path | None) -> np.ndarray:

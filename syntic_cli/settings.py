@@ -229,6 +229,8 @@ class CaptionSettings:
 
     rerank is the weight of the dual encoder's cosine between photo and caption, beside the
     log-probability a token, where the beam's captions are ranked; 0 is the paper's method.
+    repetition is the weight of what a caption pays for a word that it has already: the logarithm
+    of how often the training texts repeat theirs; 0 is the paper's method.
     mirror averages a photo's feature with that of its mirror image.
     """
 
@@ -240,6 +242,9 @@ class CaptionSettings:
     rerank: Annotated[
         float,
         Option("Weight of the dual encoder's cosine in choosing from the beam.", NOT_NEGATIVE),
+    ] = 0.0
+    repetition: Annotated[
+        float, Option("Weight of the charge for a word that is there already.", NOT_NEGATIVE)
     ] = 0.0
     mirror: Annotated[
         bool, Option("Look at each photo mirrored, too.", names=("--mirror/--no-mirror",))
