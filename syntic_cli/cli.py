@@ -16,6 +16,7 @@ from .options import (
     WORKSPACE,
     Compile,
     CorpusFile,
+    DryRun,
     Format,
     NoPreset,
     NoSeed,
@@ -128,6 +129,7 @@ def run_chain(
     references: Annotated[
         Path | None, model("--references", help="Score the captions with these.")
     ] = None,
+    dry_run: DryRun = False,
     format: Annotated[Format, common("--format", "-f", help="How to print.")] = Format.table,
     seed: Seed = 0,
     **given: Any,
@@ -140,6 +142,12 @@ def run_chain(
     found = find_photos(photos) if photos else []
     texts = _read_corpus(corpus, given, seed)
     name = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
+    if dry_run:
+        from .estimate import estimate_chain
+
+        estimates = estimate_chain(texts, load_preset(name), _run(given), seed)
+        printing.print_estimates(estimates, len(texts.captions))
+        return
     chain = Chain(texts, workspace, load_preset(name), seed, found, references)
     captions, evaluation = run_chain(chain, _run(given, _as_remembered(name)))
     printing.print_captions(captions, format.value)
@@ -154,6 +162,7 @@ def synthesize(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
     compiled: Compile = None,
+    dry_run: DryRun = False,
     seed: Seed = 0,
     output: Output = None,
     **given: Any,
@@ -163,6 +172,14 @@ def synthesize(
 
     texts = _read_corpus(corpus, given, seed)
     settings, run = _chosen(SynthesizeSettings, given, workspace, preset, output)
+    if dry_run:
+        from . import printing
+        from .estimate import estimate_synthesis
+
+        printing.print_estimates(
+            [estimate_synthesis(texts, settings, run, seed)], len(texts.captions)
+        )
+        return
     stage(texts, workspace, settings, run, seed=seed, compiled=compiled, output=output)
 
 

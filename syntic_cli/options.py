@@ -73,6 +73,14 @@ Compile = Annotated[
         metavar="",
     ),
 ]
+DryRun = Annotated[
+    bool,
+    common(
+        "--dry-run",
+        help="Only say what it will take, from a trial of a few items.",
+        metavar="",
+    ),
+]
 Output = Annotated[Path | None, common("--output", "-o", help="Write the artifact here.")]
 
 # Accepted where they have no bearing, so that a script can hand the same options to every stage.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from .artifacts.records import Caption
+    from .estimate import Estimate
     from .stages.evaluate import Evaluation
 
 
@@ -198,3 +199,28 @@ def _curve(values: Sequence[float]) -> str:
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     bars = "".join(BARS[round((value - low) * scale)] for value in points)
     return f"{values[0]:.4g} {bars} {values[-1]:.4g}"
+
+
+def print_estimates(estimates: Sequence[Estimate], texts: int) -> None:
+    """Print what each stage will take, and all of them together."""
+    console.table(
+        ["stage", "items", "disk", "time"],
+        [
+            [one.stage, f"{one.items:,}", _size(one.disk_bytes), console.duration(one.seconds)]
+            for one in estimates
+        ],
+        right=["items", "disk", "time"],
+    )
+    total, room = (sum(getattr(e, name) for e in estimates) for name in ("seconds", "disk_bytes"))
+    console.note(
+        f"{console.count(texts, 'text')}: about {console.duration(total)} and {_size(room)}, by a "
+        "trial of a few items on this device; nothing was kept"
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

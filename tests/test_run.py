@@ -113,3 +113,34 @@ class TestBase:
     def test_the_quickstarts(self) -> None:
         path = Path(__file__).resolve().parents[1] / "examples" / "quickstart.toml"
         assert load_preset(str(path))["train"]["epochs"] == 40
+
+
+class TestDryRun:
+    def test_of_the_chain(
+        self, micro_preset: Path, corpus_file: Path, run_cli: RunCli, tmp_path: Path
+    ) -> None:
+        workspace = tmp_path / "run"
+        command = ("run", corpus_file, "-w", workspace, "--preset", micro_preset, "--dry-run")
+        result = run_cli(*command)
+        assert result.exit_code == 0, result.stderr
+        stages = [line.split()[0] for line in result.stdout.splitlines()[1:]]
+        assert stages == ["synthesize", "encode", "detect", "optimize", "project", "train"]
+        assert "48 texts: about " in result.stderr
+        assert not workspace.exists()
+
+    def test_of_synthesize_is_near_the_truth(
+        self, finished: Path, micro_preset: Path, corpus_file: Path, tmp_path: Path
+    ) -> None:
+        """Of the disk, that is: the time of another moment is another on a busy machine."""
+        from syntic_cli.corpus import read_corpus
+        from syntic_cli.estimate import estimate_synthesis
+        from syntic_cli.presets import resolve
+        from syntic_cli.settings import Run, SynthesizeSettings
+
+        settings = resolve(SynthesizeSettings, load_preset(str(micro_preset)))
+        found = estimate_synthesis(read_corpus(corpus_file), settings, Run())
+        assert found.items == 48
+        assert found.disk_bytes == pytest.approx(
+            (finished / "synthetic.h5").stat().st_size, rel=0.2
+        )
+        assert found.seconds > 0
