@@ -43,7 +43,8 @@ from .settings import (
 Settings = TypeVar("Settings")
 STAGES, USE = "Stages", "Use"
 # What has no bearing on a stage that computes everything at once, or on no model at all.
-AT_ONCE = ("shard_size", "retry_failed", "keep")
+ON_RAY = ("engine", "ray_address", "workers", "gpus_per_worker")
+AT_ONCE = ("shard_size", "retry_failed", "keep", *ON_RAY)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -300,7 +301,7 @@ def caption(
 
 
 @app.command(rich_help_panel=USE, epilog="Example: syntic evaluate --references refs.json")
-@takes(None, hides=("device", "dtype", "batch_size", "shard_size", "retry_failed"))
+@takes(None, hides=("device", "dtype", "batch_size", "shard_size", "retry_failed", *ON_RAY))
 def evaluate(
     references: Annotated[
         Path, model("--references", help="COCO captions or Karpathy JSON, or CSV.")

@@ -83,10 +83,17 @@ class Advance:
     """Counts items of a stage, on a progress bar or as a line now and then."""
 
     def __init__(self, title: str, total: int, done: int, unit: str, bar: Progress | None) -> None:
-        self._title, self._total, self._unit, self._bar = title, total, unit, bar
+        self._stage = self._title = title
+        self._total, self._unit, self._bar = total, unit, bar
         self._first, self._done = done, done
         self._began = self._printed = time.monotonic()
         self._task = bar.add_task(title, total=total, completed=done, unit=unit) if bar else None
+
+    def retitle(self, more: str) -> None:
+        """Say something more of the stage, such as `on 3 workers`."""
+        before, self._title = self._title, f"{self._stage} {more}"
+        if self._title != before and self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=self._title)
 
     def __call__(self, items: int) -> None:
         self._done += items
