@@ -6,17 +6,14 @@ had in hand, and that they are not to kill one worker after the other, only the 
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import signal
-import socket
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from .artifacts.reading import Values
 from .errors import SynticError
 from .passes import Work
 from .plan import RANGES_A_WORKER, Share
+from .probing import probe
 from .settings import Run
 from .worker import Refusal, Terms
 
@@ -36,8 +34,6 @@ except ImportError as error:
     raise SynticError("--engine ray: needs Ray; run pip install 'syntic-cli[ray]'") from error
 
 LOCAL = "local"
-# Seconds to find out that nobody listens at an address; Ray itself would take two minutes.
-PROBE_SECONDS = 5.0
 # Seconds between looks at the nodes, and until somebody who waits for one is told so.
 LOOK_SECONDS = 2.0
 WAITING_SECONDS = 30.0
@@ -55,7 +51,7 @@ def connected(run: Run) -> Iterator[None]:
     Raises:
         SynticError: where there is no such cluster, or Ray cannot be started.
     """
-    with _quiet_stdout():
+    with quiet():
         if ray.is_initialized():
             yield
             return
@@ -67,6 +63,11 @@ def connected(run: Run) -> Iterator[None]:
             ray.shutdown()
             if handler is not None:
                 signal.signal(signal.SIGTERM, handler)
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Keep results clean of what Ray says of workers that have died, whatever it is told."""
+    return console.stdout_without_threads("ray_")
 
 
 def _connect(run: Run) -> None:
@@ -88,35 +89,26 @@ def _address(given: str) -> str:
     """Where the cluster's head listens, made sure of; Ray waits long for one that is dead.
 
     Raises:
-        SynticError: where nobody listens there.
+        SynticError: where no head listens there.
     """
     if given == LOCAL:
         return given
-    address = given
     try:
-        if given == "auto":
-            from ray._private.services import canonicalize_bootstrap_address
-
-            address = canonicalize_bootstrap_address("auto") or ""
-        host, _, port = address.rpartition(":")
-        with socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS) as connection:
-            _refuse_other_servers(connection)
-        return address
+        address = _found_here() if given == "auto" else given
+        probe(address)
     except (OSError, ValueError) as error:
         raise SynticError(
             f"--ray-address {given}: no Ray cluster there ({_first_line(error)}); "
             "give the HOST:PORT that `ray start --head` has shown"
         ) from error
+    return address
 
 
-def _refuse_other_servers(connection: socket.socket) -> None:
-    """Refuse what does not answer in HTTP/2, as the head does: Ray's dashboard, for one."""
-    if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
-        return
-    settings = b"\0\0\0\4\0\0\0\0\0"
-    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
-    if connection.recv(len(settings))[3:4] != settings[3:4]:
-        raise OSError("something else listens there")
+def _found_here() -> str:
+    """The address of the cluster that this machine is part of."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return canonicalize_bootstrap_address("auto") or ""
 
 
 def _named(run: Run) -> str:
@@ -132,33 +124,6 @@ def _sigterm_handler() -> Any:
     if threading.current_thread() is not threading.main_thread():
         return None
     return signal.getsignal(signal.SIGTERM)
-
-
-class _WithoutRay(io.TextIOBase):
-    """Standard output without what Ray's threads print there whatever they are told."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        if threading.current_thread().name.startswith("ray_"):
-            return len(text)
-        return int(self._stream.write(text))
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        return int(self._stream.fileno())
-
-    def isatty(self) -> bool:
-        return bool(self._stream.isatty())
-
-
-@contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    with redirect_stdout(_WithoutRay(sys.stdout)):
-        yield
 
 
 def _actor_class() -> Any:
@@ -329,10 +294,8 @@ class Pool:
             self._waiting_since = now
         elif now - self._waiting_since > WAITING_SECONDS:
             self._waiting_since = now
-            what = f"{self._run.gpus_per_worker:g} GPUs and a core" if self._gpus else "a core"
-            console.note(
-                f"{self._title}: waiting for a node with {what} free", quiet=self._run.quiet
-            )
+            what = "GPU and a core" if self._gpus else "core"
+            console.note(f"{self._title}: waiting for a free {what}", quiet=self._run.quiet)
 
     def _start(self) -> None:
         options: dict[str, Any] = {}
@@ -364,9 +327,9 @@ class Pool:
         """
         waited_for = {}
         for worker in self.workers:
-            for waitable in (worker.where, worker.start, *(stream for stream, _ in worker.streams)):
-                if waitable is not None:
-                    waited_for[waitable] = worker
+            streams = [stream for stream, _ in worker.streams]
+            for waitable in streams if worker.ready else [worker.where or worker.start]:
+                waited_for[waitable] = worker
         if not waited_for:
             time.sleep(seconds)
             return
@@ -379,8 +342,10 @@ class Pool:
                 continue
             try:
                 yield from self._fetch(worker, waitable)
-            except RayTaskError:
-                raise
+            except RayTaskError as error:
+                if worker.ready or not worker.node:
+                    raise
+                self._leave_out(worker, Refusal("SynticError", _first_line(error.cause)))
             except RayError:
                 yield self._bury(worker)
 
@@ -406,7 +371,7 @@ class Pool:
             different = _difference(self.terms, answer)
             if not different:
                 worker.ready = True
-                self._crashes[worker.node] = 0
+                self._crashes[worker.node] = self._crashes[""] = 0
                 self.most = max(self.most, len(self.ready))
                 return
             answer = ("SynticError", different)

@@ -3,10 +3,13 @@ standard error."""
 
 from __future__ import annotations
 
+import io
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -70,6 +73,32 @@ def escape_what_cannot_be_encoded() -> None:
 def printable(text: str) -> str:
     """Text on one line, with control characters (which could move the cursor) shown escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+class _WithoutThreads(io.TextIOBase):
+    def __init__(self, stream: TextIO, prefix: str) -> None:
+        self._stream, self._prefix = stream, prefix
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name.startswith(self._prefix):
+            return len(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
+@contextmanager
+def stdout_without_threads(prefix: str) -> Iterator[None]:
+    """Drop what threads whose name begins so print on standard output in the block."""
+    with redirect_stdout(_WithoutThreads(sys.stdout, prefix)):
+        yield
 
 
 class _Rate(ProgressColumn):

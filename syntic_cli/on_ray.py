@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from . import console
 from .artifacts.reading import Values
 from .artifacts.shards import Draft
-from .cluster import Died, Pool, connected
+from .cluster import Died, Pool, connected, quiet
 from .errors import SynticError
 from .interrupts import StopRequest
 from .passes import Work, note_resumed
@@ -53,6 +53,8 @@ def map_on_ray(draft: Draft, rows: int, work: Work, run: Run) -> Mapping[str, Va
         console.progress(
             work.title, rows, done=rows - left, unit=work.unit, quiet=run.quiet
         ) as advance,
+        # On a terminal the bar has put an output of its own before that of `connected`.
+        quiet(),
         Pool(work, run) as pool,
     ):
         terms = _Pass(draft, missing, run, pool, advance).run_until_done(request)

@@ -23,7 +23,7 @@ from syntic_cli.artifacts.reading import Values
 from syntic_cli.artifacts.recipe import Recipe
 from syntic_cli.artifacts.records import errors_of
 from syntic_cli.errors import Interrupted, MissingError, SynticError
-from syntic_cli.passes import Mapper, Opened, map_work
+from syntic_cli.passes import Mapper, Opened, Work, map_work
 from syntic_cli.settings import Run
 
 # What is wrong with a node, in the environment of its workers.
@@ -61,7 +61,7 @@ class Waiting:
         time.sleep(self.seconds * len(rows))
         if self.log is not None:
             with self.log.open("a") as log:
-                log.write(f"{os.getpid()} {rows[0]} {rows[-1] + 1}\n")
+                log.write(f"{os.getpid()} {rows[0]} {rows[-1] + 1} {time.time()}\n")
         return list(rows)
 
     def _pack(self, first: int, results: Sequence[Any]) -> Mapping[str, Values]:
@@ -78,12 +78,17 @@ class Waiting:
         }
 
 
-def make(path: Path, rows: int, work: Waiting, run: Run) -> None:
+def make(path: Path, rows: int, work: Work, run: Run, stage: str = "synthesize") -> None:
     """An artifact of so many rows of the work."""
-    recipe = Recipe("synthesize", {"rows": rows, "bytes": work.image_bytes})
-    with making(path, recipe, run) as draft:
+    with making(path, Recipe(stage, {"rows": rows}), run) as draft:
         if not draft.up_to_date:
             map_work(draft, rows, work, run)
+
+
+def batches(log: Path) -> list[tuple[int, int, int]]:
+    """Worker, first row and last of each batch in a log."""
+    lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+    return [(int(line[0]), int(line[1]), int(line[2])) for line in lines if len(line) == 4]
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -13,19 +14,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from syntic_cli import console
 from syntic_cli.artifacts.reading import Artifact
 from syntic_cli.errors import MissingError, SynticError
 from syntic_cli.settings import Run
 
 from . import faults, ray_work
 from .conftest import RunCli
-from .ray_work import NODE, Waiting
+from .processes import children, family, title
+from .ray_work import NODE, Waiting, batches
 
 pytestmark = pytest.mark.timeout(240)
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,32 +130,6 @@ class Cluster:
         self._cluster.shutdown()
 
 
-def children(parents: set[int]) -> Iterator[tuple[int, str]]:
-    """Ids and titles of the processes that any of these has started."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile
-            stat = (folder / "stat").read_text()
-            if int(stat.rpartition(")")[2].split()[1]) in parents:
-                yield int(folder.name), title(int(folder.name))
-
-
-def title(process: int) -> str:
-    """What a process calls itself; empty where it has ended."""
-    try:
-        return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ").strip()
-    except OSError:
-        return ""
-
-
-def family(process: int) -> set[int]:
-    """A process and all that descend from it."""
-    found, new = {process}, {process}
-    while new:
-        new = {pid for pid, _ in children(new)} - found
-        found |= new
-    return found
-
-
 @pytest.fixture(scope="module")
 def ray_environment() -> Iterator[None]:
     """Ray there is, and its raylets take orders from nobody but these tests."""
@@ -176,6 +153,14 @@ def cluster(ray_environment: None) -> Iterator[Cluster]:
         made.shutdown()
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a person has been told."""
+    stream = io.StringIO()
+    monkeypatch.setattr(console.err, "file", stream)
+    return stream
+
+
 @contextmanager
 def meanwhile(act: Callable[[threading.Event], None]) -> Iterator[None]:
     """Do something in a thread while the block runs; the event says that it has ended."""
@@ -196,12 +181,6 @@ def until(holds: Callable[[], Any], ended: threading.Event | None = None) -> Any
             return found
         time.sleep(0.01)
     raise AssertionError("it did not happen")
-
-
-def batches(log: Path) -> list[tuple[int, int, int]]:
-    """Worker, first row and last of each batch that was computed."""
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [(int(pid), int(start), int(stop)) for pid, start, stop in map(str.split, lines)]
 
 
 def same_as_local(path: Path, rows: int, work: Waiting) -> bool:
@@ -254,7 +233,11 @@ class TestStages:
 
 class TestWorkers:
     def test_a_killed_worker_is_replaced(
-        self, cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+        self,
+        cluster: Cluster,
+        tmp_path: Path,
+        said: io.StringIO,
+        capfd: pytest.CaptureFixture[str],
     ) -> None:
         log, path, work = tmp_path / "log", tmp_path / "made.h5", Waiting(0.01)
 
@@ -264,9 +247,8 @@ class TestWorkers:
 
         with meanwhile(kill_one):
             ray_work.make(path, 600, Waiting(0.01, log=log), cluster.run())
-        said = capfd.readouterr()
-        assert said.out == ""
-        warnings = [line for line in said.err.splitlines() if line.startswith("warning:")]
+        assert capfd.readouterr().out == ""
+        warnings = [line for line in said.getvalue().splitlines() if line.startswith("warning:")]
         assert len(warnings) == 1
         assert f"lost a worker on {socket.gethostname()}" in warnings[0]
         assert len({pid for pid, _, _ in batches(log)}) == 3
@@ -284,7 +266,7 @@ class TestWorkers:
         assert [row for row, image in enumerate(images) if not image] == [poison]
 
     def test_nodes_leave_and_join(
-        self, cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+        self, cluster: Cluster, tmp_path: Path, said: io.StringIO
     ) -> None:
         log, path = tmp_path / "log", tmp_path / "made.h5"
 
@@ -296,12 +278,12 @@ class TestWorkers:
             cluster.remove(cluster.nodes[0])
             cluster.add()
             made.result()
-        assert "lost a worker" in capfd.readouterr().err
+        assert "lost a worker" in said.getvalue()
         assert len({pid for pid, _, _ in batches(log)}) == 3
         assert same_as_local(path, 1200, Waiting())
 
     def test_odd_nodes_are_left_out(
-        self, cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+        self, cluster: Cluster, tmp_path: Path, said: io.StringIO
     ) -> None:
         package = tmp_path / "syntic_cli"
         package.mkdir()
@@ -320,15 +302,15 @@ class TestWorkers:
             made.result()
             for node in nodes:
                 cluster.remove(node)
-        said = capfd.readouterr().err
+        told = said.getvalue()
         for reason in (
             "model some/model: cannot be loaded",
             "computes in float16 on cpu, the others in float32 on cpu",
             "has syntic 0.0.9, but the driver has ",
             "3 workers in a row died there while they started",
         ):
-            assert said.count(f"{socket.gethostname()} is left out: {reason}") == 1, said
-        assert "Traceback" not in said
+            assert told.count(f"{socket.gethostname()} is left out: {reason}") == 1, told
+        assert "Traceback" not in told
         assert same_as_local(tmp_path / "made.h5", 1600, Waiting())
 
     @pytest.mark.parametrize("alone", ["lacks the model", "dies"])
