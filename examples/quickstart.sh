@@ -19,32 +19,23 @@ fi
 echo "Installing syntic (some minutes the first time: torch is large) ..."
 python -m pip install --quiet "$examples/..[demo]"
 
-export SYNTIC_WORKSPACE="${SYNTIC_WORKSPACE:-syntic-run}" SYNTIC_PRESET=tiny
+export SYNTIC_WORKSPACE="${SYNTIC_WORKSPACE:-syntic-run}"
 
 photos=("$@")
+references=()
 if [ $# -eq 0 ]; then
     folder=$(python -c "import skimage, pathlib; print(pathlib.Path(skimage.__file__).parent / 'data')")
     for name in astronaut.png chelsea.png coffee.png rocket.jpg motorcycle_left.png camera.png; do
         photos+=("$folder/$name")
     done
+    references=(--references "$examples/references.csv")
 fi
 
-syntic synthesize "$examples/corpus.txt"
-syntic encode
-syntic optimize
-syntic detect
-syntic project
-# Few texts are few steps an epoch: more epochs, and smaller batches.
-syntic train --epochs 40 --batch-size 32
-syntic caption "${photos[@]}"
-if [ $# -eq 0 ]; then
-    syntic evaluate --references "$examples/references.csv"
-    echo "Scores:    $SYNTIC_WORKSPACE/scores.h5"
-fi
+syntic run "$examples/corpus.txt" "${photos[@]}" "${references[@]}" --preset "$examples/quickstart.toml"
 echo "Captions:  $SYNTIC_WORKSPACE/captions.h5"
 echo "Captioner: $SYNTIC_WORKSPACE/captioner.h5"
 echo
 echo "A corpus of $(wc -l < "$examples/corpus.txt") texts shows how the chain works; for good captions of your own"
 echo "photos, use the captioner that ships with syntic, trained on many more:"
 [ -z "${activate:-}" ] || echo "    $activate"
-echo "    syntic caption -w somewhere-else PHOTO ..."
+echo "    cd somewhere-else && syntic caption PHOTO ..."

@@ -23,7 +23,7 @@ from .artifacts.records import (
 from .errors import ConflictError, DamagedError, SynticError
 from .models.identity import identity, is_folder, same_model
 from .passes import READERS, Mapper, Waits, compute_rows, cut_batches, read_ahead
-from .photos import load_photo
+from .photos import preparing, read_photo
 from .presets import SHIPPED, SHIPPED_PRESET, load_preset, resolve
 from .settings import CaptionSettings, DetectSettings, EncodeSettings
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .method.decoder import Decoder
+    from .method.repetition import Repetition
     from .models.clip import Clip
     from .models.detector import Detector, Objects
 
@@ -50,6 +51,7 @@ class _Photo:
 
     pixels: Tensor
     detector_pixels: Tensor | None
+    note: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class _Described:
     caption: str
     log_probability: float
     objects: Objects
+    note: str
 
 
 class Captioner:
@@ -74,12 +77,14 @@ class Captioner:
         names: Tensor,
         vocabulary: list[str],
         settings: CaptionSettings,
+        repetition: Repetition | None,
     ) -> None:
         from .models.loading import FittingBatch
 
         self._clip, self._detector, self._decoder = clip, detector, decoder
         self._tokenizer, self._support, self._temperature = tokenizer, support, temperature
         self._names, self.vocabulary, self._settings = names, vocabulary, settings
+        self._repetition = repetition
         self._fitting = FittingBatch(console.warn)
 
     @staticmethod
@@ -150,9 +155,9 @@ class Captioner:
         dual_encoder = load_clip(_clip_settings(artifact, clip), where, kind)
         _refuse_other_features(artifact, dual_encoder)
         detect = _detector_settings(artifact, detector) if decoder.config.objects else objects
-        found = load_detector(detect, where, kind) if detect else None
+        finder = load_detector(detect, where, kind) if detect else None
         vocabulary = artifact.texts("vocabulary")
-        if decoder.config.objects and found is not None and found.vocabulary != vocabulary:
+        if decoder.config.objects and finder is not None and finder.vocabulary != vocabulary:
             raise ConflictError(
                 f"{artifact.path}: was trained with another vocabulary than that of "
                 f"{detect.model if detect else ''}; give --detector the right one"
@@ -162,15 +167,16 @@ class Captioner:
             keys = torch.from_numpy(_support_features(artifact, support)).float().to(where)
         return Captioner(
             dual_encoder,
-            found,
+            finder,
             decoder,
             from_bytes(artifact.numbers("tokenizer")),
             support=keys,
             temperature=settings.temperature
             or float(artifact.attributes["projection_temperature"]),
             names=torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(where),
-            vocabulary=found.vocabulary if found else vocabulary,
+            vocabulary=finder.vocabulary if finder else vocabulary,
             settings=settings,
+            repetition=_load_repetition(artifact, settings.repetition, where),
         )
 
     @property
@@ -190,14 +196,14 @@ class Captioner:
         """
         from concurrent.futures import ThreadPoolExecutor
 
-        found: list[Caption] = []
+        captions: list[Caption] = []
         mapper = self.mapper(photos, [""] * len(photos))
         batches = list(cut_batches([(0, len(photos))], batch_size, max(1, len(photos))))
         with ThreadPoolExecutor(READERS) as readers:
             for start, _, items in read_ahead(batches, mapper.read, readers, Waits()):
                 for row, result in enumerate(compute_rows(mapper.compute, items), start):
-                    found.append(self._as_caption(path_text(photos[row]), result))
-        return found
+                    captions.append(self._as_caption(path_text(photos[row]), result))
+        return captions
 
     def mapper(
         self, photos: Sequence[str | Path], states: Sequence[str]
@@ -218,6 +224,7 @@ class Captioner:
                     [result.log_probability if result else np.nan for result in good], np.float32
                 ),
                 "error": errors_of(results),
+                "note": [result.note if result else "" for result in good],
                 "state": list(states[first : first + len(results)]),
                 **pack_objects([r if isinstance(r, SynticError) else r.objects for r in results]),
             }
@@ -227,11 +234,13 @@ class Captioner:
     def _read(self, photo: str | Path) -> _Photo:
         sizes = [self._clip.image_size, self._detector.image_size if self._detector else 0]
         # Where the detector does not say how large it looks, the photo is decoded in full.
-        image = load_photo(photo, at_least=None if None in sizes else max(map(int, sizes)))  # type: ignore[arg-type]
-        return _Photo(
-            self._clip.preprocess(image),
-            self._detector.preprocess(image) if self._detector else None,
-        )
+        read = read_photo(photo, at_least=None if None in sizes else max(map(int, sizes)))  # type: ignore[arg-type]
+        with preparing(photo):
+            return _Photo(
+                self._clip.preprocess(read.image),
+                self._detector.preprocess(read.image) if self._detector else None,
+                read.note,
+            )
 
     def _describe(self, photos: Sequence[_Photo]) -> list[_Described]:
         parts = self._fitting.run(lambda a, b: self._describe_batch(photos[a:b]), len(photos))
@@ -247,13 +256,13 @@ class Captioner:
         device = self._names.device
         features, objects = [], []
         size = IMAGES_A_PASS.get(device.type, len(photos))
-        for some in (photos[first : first + size] for first in range(0, len(photos), size)):
-            pixels = stack_on([photo.pixels for photo in some], device)
+        for group in (photos[first : first + size] for first in range(0, len(photos), size)):
+            pixels = stack_on([photo.pixels for photo in group], device)
             features.append(self._features(pixels))
             objects += (
-                self._detector.detect([photo.detector_pixels for photo in some])  # type: ignore[misc]
+                self._detector.detect([photo.detector_pixels for photo in group])  # type: ignore[misc]
                 if self._detector
-                else [NO_OBJECTS] * len(some)
+                else [NO_OBJECTS] * len(group)
             )
         images = torch.cat(features).to(device)
         prefixes = images
@@ -263,9 +272,10 @@ class Captioner:
             tags, present = self._tags(objects)
             prefix = self._decoder.embed_prefix(prefixes, images, tags, present)
         captions, log_probabilities = self._write(prefix, images)
+        notes = [photo.note for photo in photos]
         return [
             _Described(*described)
-            for described in zip(captions, log_probabilities, objects, strict=True)
+            for described in zip(captions, log_probabilities, objects, notes, strict=True)
         ]
 
     def _features(self, pixels: Tensor) -> Tensor:
@@ -286,21 +296,22 @@ class Captioner:
         from .tokenizer import decode_captions, end_token
 
         settings = self._settings
-        found = beam_candidates(
+        candidates = beam_candidates(
             self._decoder,
             prefix,
             end=end_token(self._tokenizer),
             beam=settings.beam,
             max_length=min(settings.max_length, self._decoder.config.max_length),
             length_penalty=settings.length_penalty,
+            repetition=self._repetition,
         )
-        ranks = found.ranks
+        ranks = candidates.ranks
         if settings.rerank and settings.beam > 1:
-            texts = decode_captions(self._tokenizer, found.tokens.flatten(0, 1).cpu().numpy())
+            texts = decode_captions(self._tokenizer, candidates.tokens.flatten(0, 1).cpu().numpy())
             features = self._clip.encode_texts(texts).to(images.device)
             cosines = (features.view(*ranks.shape, -1) * images[:, None]).sum(dim=-1)
             ranks = ranks + settings.rerank * cosines
-        tokens, log_probabilities = found.take(ranks.argmax(dim=1))
+        tokens, log_probabilities = candidates.take(ranks.argmax(dim=1))
         return decode_captions(self._tokenizer, tokens.cpu().numpy()), log_probabilities.tolist()
 
     def _tags(self, objects: Sequence[Objects]) -> tuple[Tensor, Tensor]:
@@ -309,12 +320,12 @@ class Captioner:
 
         from .transfer import to_device
 
-        most = max(1, *(len(found.labels) for found in objects))
+        most = max(1, *(len(photo_objects.labels) for photo_objects in objects))
         labels = np.zeros((len(objects), most), np.int64)
         present = np.zeros((len(objects), most), bool)
-        for row, found in enumerate(objects):
-            labels[row, : len(found.labels)] = found.labels
-            present[row, : len(found.labels)] = True
+        for row, photo_objects in enumerate(objects):
+            labels[row, : len(photo_objects.labels)] = photo_objects.labels
+            present[row, : len(photo_objects.labels)] = True
         device = self._names.device
         there = to_device(torch.from_numpy(present), device)
         if not len(self._names):
@@ -327,7 +338,7 @@ class Captioner:
             return Caption(path, "", float("nan"), [], str(result))
         found = result.objects
         objects = named_objects(found.labels, found.scores, found.boxes, self.vocabulary)
-        return Caption(path, result.caption, result.log_probability, objects)
+        return Caption(path, result.caption, result.log_probability, objects, note=result.note)
 
 
 def _clip_settings(artifact: Artifact, clip: str | None) -> EncodeSettings:
@@ -339,10 +350,10 @@ def _clip_settings(artifact: Artifact, clip: str | None) -> EncodeSettings:
     values = dict(artifact.recipe.models["clip"])
     trained_with = values.pop("identity")
     settings = EncodeSettings(**values) if clip is None else EncodeSettings(clip)
-    found = identity(settings.model, settings.revision, settings.pretrained)
+    here = identity(settings.model, settings.revision, settings.pretrained)
     # Of a model that has but a name `_refuse_other_features` finds out whether it is another one.
-    if clip is None or (is_folder(found) and is_folder(trained_with)):
-        _refuse_another(artifact.path, "--clip", trained_with, found)
+    if clip is None or (is_folder(here) and is_folder(trained_with)):
+        _refuse_another(artifact.path, "--clip", trained_with, here)
     return settings
 
 
@@ -357,17 +368,17 @@ def _detector_settings(artifact: Artifact, detector: str | None) -> DetectSettin
     settings = DetectSettings(**values)
     if detector is not None:
         settings = DetectSettings(detector, None, settings.threshold, settings.max_objects)
-    found = identity(settings.model, settings.revision)
+    here = identity(settings.model, settings.revision)
     # One that has but a name is known by its vocabulary.
-    if detector is None or (is_folder(found) and is_folder(trained_with)):
-        _refuse_another(artifact.path, "--detector", trained_with, found)
+    if detector is None or (is_folder(here) and is_folder(trained_with)):
+        _refuse_another(artifact.path, "--detector", trained_with, here)
     return settings
 
 
-def _refuse_another(path: Path, option: str, trained_with: str, found: str) -> None:
-    if not same_model(found, trained_with):
+def _refuse_another(path: Path, option: str, trained_with: str, here: str) -> None:
+    if not same_model(here, trained_with):
         raise ConflictError(
-            f"{path}: was trained with {trained_with}, but here is {found}; "
+            f"{path}: was trained with {trained_with}, but here is {here}; "
             f"train it again, or give {option} with the right one"
         )
 
@@ -379,10 +390,10 @@ def _refuse_other_features(artifact: Artifact, clip: Clip) -> None:
         names, kept = "support_captions", "support"
     texts = [text for text in artifact.texts(names, 0, PROBED_TEXTS) if text]
     stored = artifact.numbers(kept, 0, len(texts))
-    found = clip.encode_texts(texts or [""]).numpy()
-    same = found.shape[1] == json.loads(artifact.attributes["decoder_config"])["features"]
+    features = clip.encode_texts(texts or [""]).numpy()
+    same = features.shape[1] == json.loads(artifact.attributes["decoder_config"])["features"]
     if texts and same:
-        same = bool(((found * stored).sum(axis=1) > SAME_FEATURE).all())
+        same = bool(((features * stored).sum(axis=1) > SAME_FEATURE).all())
     if not same:
         raise ConflictError(
             f"{artifact.path}: the dual encoder gives texts other features than the one it was "
@@ -408,6 +419,19 @@ def _load_decoder(artifact: Artifact) -> Decoder:
     except RuntimeError as error:
         raise DamagedError(f"{artifact.path}: its decoder is damaged; train it again") from error
     return decoder
+
+
+def _load_repetition(artifact: Artifact, weight: float, device: torch.device) -> Repetition | None:
+    """What a repeated word costs, by what was learnt in training; older captioners know nothing."""
+    import torch
+
+    from .method.repetition import make_repetition
+
+    learnt = artifact.group("repetition")
+    if not weight or not learnt:
+        return None
+    family, share = (torch.from_numpy(learnt[name]).to(device) for name in ("family", "share"))
+    return make_repetition(family.long(), share, weight)
 
 
 def _support_features(artifact: Artifact, path: str | Path | None) -> np.ndarray:

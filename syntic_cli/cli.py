@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,6 +15,7 @@ from .errors import Interrupted, SynticError
 from .options import (
     WORKSPACE,
     Compile,
+    CorpusFile,
     Format,
     NoPreset,
     NoSeed,
@@ -24,12 +25,14 @@ from .options import (
     Table,
     Workspace,
     common,
+    method,
     model,
     takes,
 )
-from .presets import DEFAULT, load_preset, resolve
+from .presets import load_preset, resolve
 from .settings import (
     CaptionSettings,
+    CorpusSettings,
     DetectSettings,
     EncodeSettings,
     OptimizeSettings,
@@ -40,6 +43,9 @@ from .settings import (
     fields_of,
 )
 
+if TYPE_CHECKING:
+    from .corpus import Corpus
+
 Settings = TypeVar("Settings")
 STAGES, USE = "Stages", "Use"
 # What has no bearing on a stage that computes everything at once, or on no model at all.
@@ -48,29 +54,41 @@ AT_ONCE = ("shard_size", "retry_failed", "keep", *ON_RAY)
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Turn a text corpus into an image captioner, with no real image in training.\n\n"
         "[bold]First captions:[/]  syntic caption photos/*.jpg\n\n"
-        "[bold]The whole chain:[/] syntic synthesize corpus.txt --preset tiny, then encode, "
-        "optimize, detect, project, train, caption photos/*.jpg, evaluate --references refs.json"
+        "[bold]The whole chain:[/] syntic run corpus.txt photos/*.jpg, or stage by stage: "
+        "synthesize corpus.txt, encode, optimize, detect, project, train, caption, evaluate"
     ),
 )
 
 
-def _preset_name(given: str | None, workspace: Path) -> str:
-    """The option's or variable's preset, else the workspace's, else the default."""
+def _preset_name(given: str | None, workspace: Path, *, quiet: bool) -> str:
+    """The option's or variable's preset, else the workspace's, else what suits the machine."""
     from .artifacts.workspace import remembered_preset
+    from .models.devices import has_cuda
 
-    return given or remembered_preset(workspace) or DEFAULT
+    name = given or remembered_preset(workspace)
+    if name is None:
+        name, why = ("paper", "a CUDA device") if has_cuda() else ("tiny", "no CUDA device")
+        console.note(f"preset {name}: there is {why}; --preset takes another", quiet=quiet)
+    return name
 
 
-def _run(given: dict[str, Any], **more: Any) -> Run:
-    names = {field.name for field in fields_of(Run)}
-    return Run(**{name: value for name, value in given.items() if name in names}, **more)
+def _run(given: dict[str, Any], preset: str | None = None) -> Run:
+    return Run(**_fields(Run, given), preset=preset)
+
+
+def _fields(kind: type, given: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields_of(kind)}
+    return {name: value for name, value in given.items() if name in names}
+
+
+def _as_remembered(preset: str) -> str:
+    return str(Path(preset).resolve()) if preset.endswith(".toml") else preset
 
 
 def _chosen(
@@ -81,55 +99,71 @@ def _chosen(
     output: Path | None,
 ) -> tuple[Settings, Run]:
     """A stage's settings and how it runs, from the options given over the preset."""
-    name = _preset_name(preset, workspace)
-    own = {field.name for field in fields_of(kind)}
-    settings = resolve(kind, load_preset(name), **{n: v for n, v in given.items() if n in own})
+    own = _fields(kind, given)
+    rest = {name: value for name, value in given.items() if name not in own}
+    name = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
+    settings = resolve(kind, load_preset(name), **own)
     in_workspace = output is None or output.resolve().parent == workspace.resolve()
-    remembered = str(Path(name).resolve()) if name.endswith(".toml") else name
-    rest = {n: value for n, value in given.items() if n not in own}
-    return settings, _run(rest, preset=remembered if in_workspace else None)
+    return settings, _run(rest, _as_remembered(name) if in_workspace else None)
+
+
+def _read_corpus(source: str, given: dict[str, Any], seed: int) -> Corpus:
+    from .corpus import read_corpus
+
+    settings = CorpusSettings(**_fields(CorpusSettings, given))
+    texts = read_corpus(source, **vars(settings), seed=seed)
+    for note in [*texts.notes, texts.summary()]:
+        console.note(note, quiet=bool(given["quiet"]))
+    return texts
+
+
+@app.command("run", rich_help_panel=STAGES, epilog="Example: syntic run corpus.txt photos/*.jpg")
+@takes(corpus=True, hides=())
+def run_chain(
+    corpus: CorpusFile,
+    photos: Annotated[
+        list[str] | None, typer.Argument(help="Photos to caption at the end, or folders of them.")
+    ] = None,
+    workspace: Workspace = WORKSPACE,
+    preset: Preset = None,
+    references: Annotated[
+        Path | None, model("--references", help="Score the captions with these.")
+    ] = None,
+    format: Annotated[Format, common("--format", "-f", help="How to print.")] = Format.table,
+    seed: Seed = 0,
+    **given: Any,
+) -> None:
+    """Run the whole chain on a corpus, going on where it stopped: from synthesize to evaluate."""
+    from . import printing
+    from .chain import Chain, run_chain
+    from .photos import find_photos
+
+    found = find_photos(photos) if photos else []
+    texts = _read_corpus(corpus, given, seed)
+    name = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
+    chain = Chain(texts, workspace, load_preset(name), seed, found, references)
+    captions, evaluation = run_chain(chain, _run(given, _as_remembered(name)))
+    printing.print_captions(captions, format.value)
+    if evaluation is not None:
+        printing.print_evaluation(evaluation, "table", quiet=bool(given["quiet"]))
 
 
 @app.command(rich_help_panel=STAGES, epilog="Example: syntic synthesize corpus.txt --preset tiny")
-@takes(SynthesizeSettings)
+@takes(SynthesizeSettings, corpus=True)
 def synthesize(
-    corpus: Annotated[
-        str, typer.Argument(help="Texts: .txt, .jsonl, .csv, COCO or Karpathy JSON, - for stdin.")
-    ],
+    corpus: CorpusFile,
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
-    text_field: Annotated[
-        str | None,
-        model("--text-field", help="Field of the texts, if not caption, text, sentence or raw."),
-    ] = None,
-    split: Annotated[str | None, model("--split", help="Split of the corpus to take.")] = None,
-    encoding: Annotated[str, model("--encoding", help="Encoding of the corpus.")] = "utf-8",
-    max_words: Annotated[
-        int | None, model("--max-words", help="Leave out longer texts.", min=1)
-    ] = None,
-    sample: Annotated[
-        float | None, model("--sample", help="Share of the texts to draw, such as 0.1.")
-    ] = None,
     compiled: Compile = None,
     seed: Seed = 0,
     output: Output = None,
     **given: Any,
 ) -> None:
     """Generate an image for every text of a corpus."""
-    from .corpus import read_corpus
     from .stages.synthesize import synthesize as stage
 
-    texts = read_corpus(
-        corpus,
-        text_field=text_field,
-        split=split,
-        encoding=encoding,
-        max_words=max_words,
-        sample=sample,
-        seed=seed,
-    )
+    texts = _read_corpus(corpus, given, seed)
     settings, run = _chosen(SynthesizeSettings, given, workspace, preset, output)
-    console.note(texts.summary(), quiet=run.quiet)
     stage(texts, workspace, settings, run, seed=seed, compiled=compiled, output=output)
 
 
@@ -243,6 +277,7 @@ def train(
 @app.command(rich_help_panel=USE, epilog="Example: syntic caption photos/*.jpg --format jsonl")
 @takes(CaptionSettings, hides=())
 def caption(
+    context: typer.Context,
     photos: Annotated[
         list[str], typer.Argument(help="Image files or folders; - for a list on standard input.")
     ],
@@ -258,13 +293,14 @@ def caption(
         str | None, model("--clip", help="Where the captioner's CLIP model is now.")
     ] = None,
     detector: Annotated[
-        str | None, model("--detector", help="Where the captioner's detector is now.")
+        str | None,
+        model("--detector", help="Where the captioner's detector is now, or one for --objects."),
     ] = None,
     objects: Annotated[
         bool,
         model(
             "--objects",
-            help="Show objects, too, where the captioner uses none: by the preset's detector.",
+            help="Show objects, too, where the captioner uses none (the preset's detector).",
             metavar="",
         ),
     ] = False,
@@ -278,15 +314,18 @@ def caption(
 ) -> None:
     """Caption photos, with the workspace's captioner or the one that ships with syntic."""
     from . import printing
-    from .photos import find_photos
+    from .photos import list_photos
     from .stages.caption import caption_and_read, shipped_preset
 
-    found = find_photos(photos, recursive=recursive, stdin=sys.stdin)
+    listed = list_photos(photos, recursive=recursive, stdin=sys.stdin)
     preset = preset or shipped_preset(workspace, captioner)
+    preset = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
     settings, run = _chosen(CaptionSettings, given, workspace, preset, output)
-    values = load_preset(_preset_name(preset, workspace))
+    for note in listed.notes:
+        console.note(note, quiet=run.quiet)
+    values = load_preset(preset)
     captions = caption_and_read(
-        found,
+        listed.photos,
         workspace,
         settings,
         run,
@@ -294,44 +333,104 @@ def caption(
         support=support,
         clip=clip,
         detector=detector,
-        objects=resolve(DetectSettings, values) if objects else None,
+        objects=resolve(DetectSettings, values, model=detector) if objects or detector else None,
         output=output,
+        keep=_is_named(context, "workspace"),
     )
     printing.print_captions(captions, format.value)
+    if all(caption.error for caption in captions):
+        raise SynticError(f"no photo could be captioned: {captions[0].error}")
+
+
+def _is_named(context: typer.Context, parameter: str) -> bool:
+    """Whether a parameter was given, by an option or a variable."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name != "DEFAULT"
 
 
 @app.command(rich_help_panel=USE, epilog="Example: syntic evaluate --references refs.json")
-@takes(None, hides=("device", "dtype", "batch_size", "shard_size", "retry_failed", *ON_RAY))
+@takes(hides=("shard_size", "retry_failed", *ON_RAY))
 def evaluate(
     references: Annotated[
-        Path, model("--references", help="COCO captions or Karpathy JSON, or CSV.")
+        Path, model("--references", help="Any format of texts that names a photo for each.")
     ],
     captions: Annotated[
-        Path | None, typer.Argument(help="captions.h5 or a COCO results JSON, if not the run's.")
+        list[Path] | None,
+        typer.Argument(
+            help="captions.h5, COCO results, or what caption printed; else the run's. Several are "
+            "compared."
+        ),
     ] = None,
     workspace: Workspace = WORKSPACE,
     split: Annotated[str | None, model("--split", help="Split of the references.")] = None,
+    encoding: Annotated[str, model("--encoding", help="Encoding of text files.")] = "utf-8",
+    photos: Annotated[
+        list[str] | None,
+        model(
+            "--photos",
+            help="The photos of a .txt, or where captions name them without their folder: a "
+            "folder or a file each time.",
+        ),
+    ] = None,
     metrics: Annotated[
         str,
         model(
             "--metrics",
-            help="Comma-separated, or all; SPICE needs its CoreNLP jars.",
+            help="Comma-separated: BLEU-1 to BLEU-4 (bleu), METEOR, ROUGE-L, CIDEr, SPICE (all of "
+            "these: all); CLIPScore, RefCLIPScore (clip), R@1, R@5, R@10 (recall).",
             show_default="all but SPICE",
         ),
     ] = "BLEU-1,BLEU-2,BLEU-3,BLEU-4,METEOR,ROUGE-L,CIDEr",
+    fetch_spice: Annotated[
+        bool,
+        model(
+            "--fetch-spice",
+            help="Download Stanford CoreNLP (GPL), which SPICE needs, to the cache.",
+            metavar="",
+        ),
+    ] = False,
+    clip: Annotated[
+        str | None,
+        model("--clip", help="open_clip name, hub id or folder, if not the run's dual encoder."),
+    ] = None,
+    pretrained: Annotated[
+        str | None, model("--pretrained", help="Pretrained tag of an open_clip name.")
+    ] = None,
+    bootstrap: Annotated[
+        int, method("--bootstrap", help="Samples of the paired bootstrap of several.", min=1)
+    ] = 1000,
     format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
     _preset: NoPreset = None,
-    _seed: NoSeed = 0,
+    seed: Seed = 0,
     output: Output = None,
     **given: Any,
 ) -> None:
-    """Score captions with BLEU, METEOR, ROUGE-L and CIDEr."""
+    """Score captions with BLEU, METEOR, ROUGE-L, CIDEr and others; compare captioners."""
     from . import printing
+    from .metrics import corenlp
+    from .photos import find_photos
     from .stages.evaluate import evaluate as stage
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     run = _run(given)
-    found = stage(references, workspace, names, run, captions=captions, split=split, output=output)
+    if fetch_spice:
+        corenlp.fetch(quiet=run.quiet)
+    if pretrained is not None and clip is None:
+        raise SynticError("--pretrained: is of an open_clip name; give --clip, too")
+    found = stage(
+        references,
+        workspace,
+        names,
+        run,
+        captions=captions or None,
+        photos=find_photos(photos) if photos else None,
+        split=split,
+        encoding=encoding,
+        clip=EncodeSettings(clip, pretrained) if clip else None,
+        bootstrap=bootstrap,
+        seed=seed,
+        output=output,
+    )
     printing.print_evaluation(found, format.value, quiet=run.quiet)
 
 
@@ -369,8 +468,11 @@ def main() -> None:
     """Run the command line: one line and exit code 2 for what a user can act on."""
     console.escape_what_cannot_be_encoded()
     try:
-        app(standalone_mode=True)
-        sys.stdout.flush()
+        try:
+            app(standalone_mode=True)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except SynticError as error:
         console.error(str(error))
         raise SystemExit(2) from None
@@ -381,18 +483,18 @@ def main() -> None:
         raise SystemExit(128 + interrupted.signal_number) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
-    except OSError as error:
-        _end_of_output(error)
-
-
-def _end_of_output(error: OSError) -> None:
-    """End where results could not be written: quietly where the reader of a pipe has gone.
-
-    Stages turn what goes wrong with files into errors of their own.
-    """
-    # What is left in the buffer must not fail again when Python ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, BrokenPipeError):
+    except BrokenPipeError:
+        # The reader of a pipe has gone; there is nobody left to write to.
+        _silence_output()
         raise SystemExit(1) from None
-    console.error(f"standard output cannot be written ({error.strerror or error})")
-    raise SystemExit(2) from None
+    except OSError as error:
+        # Stages turn what goes wrong with artifacts into errors of their own.
+        _silence_output()
+        console.error(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        raise SystemExit(2) from None
+
+
+def _silence_output() -> None:
+    """What is left in the buffer of standard output must not fail again when Python ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

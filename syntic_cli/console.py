@@ -26,6 +26,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from .errors import shown
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -34,18 +36,18 @@ LOG_SECONDS = 30.0
 
 def error(message: str) -> None:
     """One line on what went wrong."""
-    err.print(f"[bold red]error:[/] {escape(printable(message))}")
+    err.print(f"[bold red]error:[/] {escape(shown(message))}")
 
 
 def note(message: str, *, quiet: bool = False) -> None:
     """One line that a person should know."""
     if not quiet:
-        err.print(f"[dim]·[/] {escape(printable(message))}")
+        err.print(f"[dim]·[/] {escape(shown(message))}")
 
 
 def warn(message: str) -> None:
     """One line on something that may be wrong; shown even with --quiet."""
-    err.print(f"[yellow]warning:[/] {escape(printable(message))}")
+    err.print(f"[yellow]warning:[/] {escape(shown(message))}")
 
 
 def failures(stage: str, errors: Sequence[str], unit: str) -> None:
@@ -70,9 +72,17 @@ def escape_what_cannot_be_encoded() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def printable(text: str) -> str:
-    """Text on one line, with control characters (which could move the cursor) shown escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+_parts: list[str] = []
+
+
+@contextmanager
+def part(number: int, total: int) -> Iterator[None]:
+    """Say before the progress of what runs within that it is one part of several."""
+    _parts.append(f"{number}/{total} ")
+    try:
+        yield
+    finally:
+        _parts.pop()
 
 
 class _WithoutThreads(io.TextIOBase):
@@ -143,6 +153,7 @@ def progress(
     title: str, total: int, *, done: int = 0, unit: str = "items", quiet: bool = False
 ) -> Iterator[Advance]:
     """Show how far a stage is: a bar on a terminal, a line every half minute in a log."""
+    title = "".join(_parts) + title
     if quiet:
         yield Advance(title, total, done, unit, Progress(disable=True))
     elif not err.is_terminal:
@@ -180,15 +191,15 @@ def table(
     for name in columns:
         grid.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(escape(printable(cell)) for cell in row))
+        grid.add_row(*(escape(shown(cell)) for cell in row))
     out.print(grid, soft_wrap=False)
 
 
 def tree(root: str, children: Sequence[object]) -> Tree:
     """A tree of lines; children are lines or trees."""
-    grown = Tree(escape(printable(root)))
+    grown = Tree(escape(shown(root)))
     for child in children:
-        grown.add(child if isinstance(child, Tree) else escape(printable(str(child))))
+        grown.add(child if isinstance(child, Tree) else escape(shown(str(child))))
     return grown
 
 

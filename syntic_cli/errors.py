@@ -46,7 +46,15 @@ class Interrupted(Exception):
 
 
 def shown(name: object) -> str:
-    """A name as it can stand in one line: line breaks, what is no UTF-8 and other unprintable
-    characters escaped."""
+    """A name as it can stand in one line: line breaks, bytes that are no UTF-8 and other characters
+    that cannot be printed are escaped."""
     text = str(name)
-    return text if text.isprintable() else repr(text)
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)
+    # Python stands for a byte of a file name that is no UTF-8 by half a surrogate pair.
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else repr(character)[1:-1]

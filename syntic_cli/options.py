@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from .settings import COMMON, METHOD, MODEL, Field, Run, fields_of
+from .settings import COMMON, METHOD, MODEL, CorpusSettings, Field, Run, fields_of
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -42,6 +42,11 @@ def model(*names: str, help: str, **options: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=MODEL, **options)
 
 
+def method(*names: str, help: str, **options: Any) -> Any:
+    """An option that changes what is computed."""
+    return typer.Option(*names, help=help, rich_help_panel=METHOD, **options)
+
+
 Workspace = Annotated[
     Path,
     common("--workspace", "-w", help="Folder of the run's artifacts.", envvar="SYNTIC_WORKSPACE"),
@@ -50,10 +55,14 @@ Preset = Annotated[
     str | None,
     common(
         "--preset",
-        help="paper, turbo, tiny or a .toml file; else the workspace's, else paper.",
+        help="paper, turbo, tiny or a .toml file; else the workspace's, else paper where there "
+        "is a CUDA device and tiny where there is none.",
         envvar="SYNTIC_PRESET",
         show_envvar=True,
     ),
+]
+CorpusFile = Annotated[
+    str, typer.Argument(help="Texts: .txt, .jsonl, .csv, COCO or Karpathy JSON, - for stdin.")
 ]
 Seed = Annotated[int, common("--seed", help="Decides every random draw.", min=0)]
 Compile = Annotated[
@@ -73,20 +82,24 @@ NoSeed = Annotated[int, typer.Option("--seed", hidden=True)]
 WORKSPACE = Path("syntic-run")
 
 
-def takes(kind: type | None, *, hides: tuple[str, ...] = ("keep",)) -> Callable[[Command], Command]:
-    """Give a subcommand an option for each field of a settings class and of `Run`.
+def takes(
+    *kinds: type, corpus: bool = False, hides: tuple[str, ...] = ("keep",)
+) -> Callable[[Command], Command]:
+    """Give a subcommand an option for each field of settings classes and of `Run`.
 
     The function takes them in its `**given`, which Typer sees as ordinary parameters.
 
     Args:
-        kind: the stage's settings class, if it has one; its fields go before those of `Run`.
+        kinds: the stage's settings classes, whose defaults are the preset's.
+        corpus: whether it reads a corpus.
         hides: fields of `Run` that have no bearing on the stage, accepted all the same.
     """
-    settings = fields_of(kind) if kind else ()
+    settings = [field for kind in kinds for field in fields_of(kind)]
     named = {field.name for field in settings}
     run = [f for f in fields_of(Run) if f.name not in named and f.name != "preset"]
-    options = [_parameter(field, preset=True) for field in settings]
-    options += [_parameter(field, preset=False, hidden=field.name in hides) for field in run]
+    options = [_parameter(CorpusSettings, f) for f in fields_of(CorpusSettings) if corpus]
+    options += [_parameter(None, field) for field in settings]
+    options += [_parameter(Run, field, hidden=field.name in hides) for field in run]
 
     def extend(command: Command) -> Command:
         signature = inspect.signature(command)
@@ -102,25 +115,26 @@ def takes(kind: type | None, *, hides: tuple[str, ...] = ("keep",)) -> Callable[
     return extend
 
 
-def _parameter(field: Field, *, preset: bool, hidden: bool = False) -> inspect.Parameter:
-    """A field as a parameter that Typer makes an option of."""
+def _parameter(kind: type | None, field: Field, *, hidden: bool = False) -> inspect.Parameter:
+    """A field as a parameter that Typer makes an option of; its default is the one that it has in
+    its class, or the preset's where there is no class."""
     option, extras = field.option, dict[str, Any]()
     if field.type is bool:
         extras["metavar"] = ""
     if option.auto:
         extras.update(parser=_number_or_auto, metavar="<int|auto>")
-    where = " [dim](preset)[/]" if preset and option.panel == METHOD else ""
+    where = " [dim](preset)[/]" if kind is None and option.panel == METHOD else ""
     if option.envvar:
         extras.update(envvar=option.envvar, show_envvar=True)
     names = option.names or ("--" + field.name.replace("_", "-"),)
     declared = typer.Option(
         *names, help=option.help + where, rich_help_panel=option.panel, hidden=hidden, **extras
     )
-    optional = preset or field.optional
+    optional = kind is None or field.optional
     return inspect.Parameter(
         field.name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=None if optional else getattr(Run, field.name),
+        default=None if optional else getattr(kind, field.name),
         annotation=Annotated[field.type | None if optional else field.type, declared],
     )
 

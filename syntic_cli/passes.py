@@ -72,7 +72,8 @@ class Mapper(Generic[Item, Result]):
 class Opened:
     """A stage's work with its models loaded and its inputs open.
 
-    columns are the artifact's datasets beside those of the rows.
+    columns are the artifact's datasets beside those of the rows; warnings are what a person should
+    know of the inputs.
     """
 
     mapper: Mapper[Any, Any]
@@ -80,6 +81,7 @@ class Opened:
     device: torch.device
     dtype: torch.dtype
     columns: Mapping[str, Values] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 class Work(Protocol):
@@ -122,6 +124,8 @@ def map_work(draft: Draft, rows: int, work: Work, run: Run) -> None:
         return
     with work.open(run) as opened:
         draft.computed_in(opened.device, opened.dtype)
+        for warning in opened.warnings:
+            console.warn(f"{work.title}: {warning}")
         map_rows(
             draft,
             rows,
@@ -180,9 +184,9 @@ def map_rows(
                 break
     request.check()
     if left:
-        seconds = time.monotonic() - began
+        seconds, done = time.monotonic() - began, console.count(left, unit.removesuffix("s"))
         console.note(
-            f"{title}: {left} {unit} in {console.duration(seconds)}, "
+            f"{title}: {done} in {console.duration(seconds)}, "
             f"{left / max(seconds, 1e-9):,.1f} {unit}/s, {waits.summary()}",
             quiet=run.quiet,
         )

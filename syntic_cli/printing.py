@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from . import console
+from .errors import shown
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -29,7 +30,7 @@ def print_captions(captions: Sequence[Caption], format: str) -> None:
             print(json.dumps(_as_json(caption), ensure_ascii=False))
     elif format == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "caption", "log_probability", "objects", "error"])
+        writer.writerow(["path", "caption", "log_probability", "objects", "error", "note"])
         for caption in captions:
             writer.writerow(
                 [
@@ -38,11 +39,12 @@ def print_captions(captions: Sequence[Caption], format: str) -> None:
                     "" if caption.error else f"{caption.log_probability:.4f}",
                     ";".join(found.label for found in caption.objects),
                     caption.error,
+                    caption.note,
                 ]
             )
     elif format == "txt":
         for caption in captions:
-            print(console.printable(caption.caption))
+            print(shown(caption.caption))
     else:
         paths = [caption.path for caption in captions]
         names = [PurePath(path).name for path in paths]
@@ -73,23 +75,63 @@ def print_evaluation(evaluation: Evaluation, format: str, *, quiet: bool = False
     for note in evaluation.notes:
         console.warn(note)
     if format == "json":
-        values = asdict(evaluation)
-        del values["notes"]
-        print(json.dumps(values, ensure_ascii=False))
+        print(json.dumps(_evaluation_as_json(evaluation), ensure_ascii=False))
         return
-    console.table(
-        ["metric", "score"],
-        [[name, f"{value:.1f}"] for name, value in evaluation.metrics.items()],
-        right=["score"],
-    )
+    if evaluation.others:
+        _print_comparison(evaluation)
+    else:
+        console.table(
+            ["metric", "score"],
+            [[name, f"{value:.1f}"] for name, value in evaluation.metrics.items()],
+            right=["score"],
+        )
     for left_out, meaning in (
         (evaluation.missing, "photos have references but no caption"),
         (evaluation.extra, "photos have a caption but no references"),
     ):
         if left_out:
-            shown = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
-            console.warn(f"{len(left_out)} {meaning}: {shown}")
+            names = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
+            console.warn(f"{len(left_out)} {meaning}: {names}")
     console.note(console.count(evaluation.n, "photo"), quiet=quiet)
+    if evaluation.encoder:
+        console.note(f"photos and captions compared by {evaluation.encoder}", quiet=quiet)
+
+
+def _evaluation_as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """The scores as plain values; of several files or an encoder only where there are such."""
+    values = asdict(evaluation)
+    del values["notes"]
+    if not evaluation.others:
+        del values["others"], values["captions"]
+    if not evaluation.encoder:
+        del values["encoder"]
+    return values
+
+
+def _print_comparison(evaluation: Evaluation) -> None:
+    """A column for each file of captions, and one for what it is better by than the first."""
+    files = _short([evaluation.captions, *(other.captions for other in evaluation.others)])
+    columns = ["metric", files[0]]
+    rows = [[name, f"{value:.1f}"] for name, value in evaluation.metrics.items()]
+    for file, other in zip(files[1:], evaluation.others, strict=True):
+        columns += [file, f"{file} − {files[0]} (95 %)"]
+        for row in rows:
+            score, found = other.metrics.get(row[0]), other.differences.get(row[0])
+            row.append("" if score is None else f"{score:.1f}")
+            row.append(
+                ""
+                if found is None
+                else f"{found.value:+.2f} ({found.low:+.2f} … {found.high:+.2f})"
+            )
+    console.table(columns, rows, right=columns[1:])
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """File names without their folders and suffixes, as far as that leaves them apart."""
+    for short in ([PurePath(n).stem for n in names], [PurePath(n).name for n in names]):
+        if len(set(short)) == len(short):
+            return short
+    return list(names)
 
 
 def print_artifact(description: dict[str, Any], format: str) -> None:
@@ -151,8 +193,8 @@ def _curve(values: Sequence[float]) -> str:
     """A curve as its first and last value, and its shape in between."""
     if len(values) < 2:
         return ", ".join(f"{value:.4g}" for value in values)
-    shown = values[:: max(1, len(values) // 40)]
-    low, high = min(shown), max(shown)
+    points = values[:: max(1, len(values) // 40)]
+    low, high = min(points), max(points)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    bars = "".join(BARS[round((value - low) * scale)] for value in shown)
+    bars = "".join(BARS[round((value - low) * scale)] for value in points)
     return f"{values[0]:.4g} {bars} {values[-1]:.4g}"

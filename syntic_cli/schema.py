@@ -99,6 +99,8 @@ CAPTION = Stage(
         "error": TEXT,
         # What a photo was like (size and time of change), to know it again.
         "state": Column("text", optional=True),
+        # What a reader of the caption should know of the photo.
+        "note": Column("text", optional=True),
         **OBJECTS,
     },
     CaptionSettings,

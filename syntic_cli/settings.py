@@ -30,6 +30,7 @@ COUNT = Range(lambda value: value >= 1, "must be at least 1")
 POSITIVE = Range(lambda value: 0 < value < inf, "must be a number above 0")
 NOT_NEGATIVE = Range(lambda value: 0 <= value < inf, "must be a number of 0 or more")
 SHARE = Range(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+PART = Range(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
 PIXELS = Range(lambda value: value >= 16 and value % 8 == 0, "must be a multiple of 8, at least 16")
 QUALITY = Range(lambda value: 1 <= value <= 100, "must be from 1 to 100")
 ENGINE = Range(lambda value: value in ("local", "ray"), "must be local or ray")
@@ -102,6 +103,25 @@ def check(settings: Any) -> None:
     for field in fields_of(type(settings)):
         if wrong := field.check(value := getattr(settings, field.name)):
             raise SynticError(f"{field.flag} {value}: {wrong}")
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """Which texts of a corpus are taken, and how its file is read."""
+
+    text_field: Annotated[
+        str | None,
+        Option("Field of the texts, if not caption, text, sentence or raw.", panel=MODEL),
+    ] = None
+    split: Annotated[str | None, Option("Split of the corpus to take.", panel=MODEL)] = None
+    encoding: Annotated[str, Option("Encoding of the corpus.", panel=MODEL)] = "utf-8"
+    max_words: Annotated[int | None, Option("Leave out longer texts.", COUNT, panel=MODEL)] = None
+    sample: Annotated[
+        float | None, Option("Share of the texts to draw, such as 0.1.", PART, panel=MODEL)
+    ] = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -217,6 +237,8 @@ class CaptionSettings:
 
     rerank is the weight of the dual encoder's cosine between photo and caption, beside the
     log-probability a token, where the beam's captions are ranked; 0 is the paper's method.
+    repetition is the weight of what a caption pays for a word that it has already: the logarithm
+    of how often the training texts repeat theirs; 0 is the paper's method.
     mirror averages a photo's feature with that of its mirror image.
     """
 
@@ -228,6 +250,9 @@ class CaptionSettings:
     rerank: Annotated[
         float,
         Option("Weight of the dual encoder's cosine in choosing from the beam.", NOT_NEGATIVE),
+    ] = 0.0
+    repetition: Annotated[
+        float, Option("Weight of the charge for a word that is there already.", NOT_NEGATIVE)
     ] = 0.0
     mirror: Annotated[
         bool, Option("Look at each photo mirrored, too.", names=("--mirror/--no-mirror",))

@@ -16,6 +16,8 @@ END = "<|endoftext|>"
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 CLIP_MERGES = 49152 - 256 - 2
 SMALLEST = 300
+# How a token shows that a word begins with it, or, in CLIP's encoding, ends.
+WORD_BEGINS, WORD_ENDS = "Ġ", "</w>"
 
 
 def make_tokenizer(name: str, captions: Sequence[str]) -> Tokenizer:
@@ -28,8 +30,13 @@ def make_tokenizer(name: str, captions: Sequence[str]) -> Tokenizer:
     Raises:
         SynticError: where the name is neither.
     """
-    if name == "clip":
-        return clip_tokenizer()
+    tokenizer = clip_tokenizer() if name == "clip" else _trained(name, captions)
+    # A caption that says <|endoftext|> must not end there.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _trained(name: str, captions: Sequence[str]) -> Tokenizer:
     kind, _, size = name.partition(":")
     if kind != "bpe" or not size.isdigit() or int(size) < SMALLEST:
         raise SynticError(
@@ -50,11 +57,11 @@ def clip_tokenizer() -> Tokenizer:
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : CLIP_MERGES + 1]
     merges = [(left, right) for left, right in (line.split() for line in lines)]
     letters = _clip_letters()
-    entries = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges)]
+    entries = [*letters, *(letter + WORD_ENDS for letter in letters), *map("".join, merges)]
     entries += ["<|startoftext|>", END]
     vocabulary = {entry: index for index, entry in enumerate(entries)}
     tokenizer = Tokenizer(
-        models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>", unk_token=END)
+        models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=WORD_ENDS, unk_token=END)
     )
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -64,7 +71,7 @@ def clip_tokenizer() -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
+        [decoders.ByteLevel(), decoders.Replace(WORD_ENDS, " "), decoders.Strip(" ", 0, 1)]
     )
     tokenizer.add_special_tokens([END])
     return tokenizer
@@ -115,9 +122,23 @@ def end_token(tokenizer: Tokenizer) -> int:
     return token
 
 
+def word_marks(tokenizer: Tokenizer) -> tuple[list[str], np.ndarray]:
+    """What each of the V tokens reads, and which of them bear the mark of a word, (V,) bool.
+
+    One token of every word does: its first, with the space before it, or in CLIP's encoding its
+    last.
+    """
+    vocabulary = tokenizer.get_vocab()
+    entries = sorted(vocabulary, key=vocabulary.__getitem__)
+    marked = [entry.startswith(WORD_BEGINS) or entry.endswith(WORD_ENDS) for entry in entries]
+    letters = decoders.ByteLevel()
+    spellings = [letters.decode([entry.removesuffix(WORD_ENDS)]).strip() for entry in entries]
+    return spellings, np.array(marked)
+
+
 def encode_captions(
     tokenizer: Tokenizer, captions: Sequence[str], max_length: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Tokens of all captions, one after the other, and where each one begins.
 
     Args:
@@ -126,8 +147,9 @@ def encode_captions(
         max_length: tokens kept of a caption.
 
     Returns:
-        Tokens (int32) and offsets (N + 1, int64).
+        Tokens (int32) and offsets (N + 1, int64); and how many captions were cut.
     """
+    cut = 0
     offsets = np.zeros(len(captions) + 1, dtype=np.int64)
     flat: list[np.ndarray] = []
     # In slices, so that a million encodings are never held at once.
@@ -136,9 +158,10 @@ def encode_captions(
             list(captions[first : first + 8192]), add_special_tokens=False
         )
         rows = [encoding.ids[:max_length] for encoding in encoded]
+        cut += sum(len(encoding.ids) > max_length for encoding in encoded)
         offsets[first + 1 : first + 1 + len(rows)] = [len(row) for row in rows]
         flat.append(np.fromiter((token for row in rows for token in row), np.int32))
-    return np.concatenate(flat) if flat else np.empty(0, np.int32), np.cumsum(offsets)
+    return np.concatenate(flat) if flat else np.empty(0, np.int32), np.cumsum(offsets), cut
 
 
 def decode_captions(tokenizer: Tokenizer, tokens: np.ndarray) -> list[str]:

@@ -60,13 +60,13 @@ def build(folder: Path) -> Path:
     return preset
 
 
-def _build_clip(folder: Path) -> None:
+def _build_clip(folder: Path, embed_dim: int = 16) -> None:
     import open_clip
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
     config = {
-        "embed_dim": 16,
+        "embed_dim": embed_dim,
         "vision_cfg": {
             "image_size": 32,
             "layers": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -86,6 +87,10 @@ def referring(name: str, content: bytes | str) -> Command:
     return lambda at: ["evaluate", "--references", at.file(name, content)]
 
 
+def scored(name: str, content: bytes | str) -> Command:
+    return lambda at: ["evaluate", at.file(name, content), "--references", good_references(at)]
+
+
 def preset(content: str) -> Command:
     return lambda at: ["synthesize", at.corpus, "--preset", at.preset(content)]
 
@@ -93,6 +98,10 @@ def preset(content: str) -> Command:
 STAGES = ("synthesize", "encode", "optimize", "detect", "project", "train", "caption", "evaluate")
 LONG = "word " * 5000
 DAMAGED = "damaged or foreign"
+NONSENSE = "dog " * 4_500_000
+BOMB = gzip.compress((b"dog " * 2_500 + b"end\n") * 4_000)  # 40 MB in 40 kB
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+TOKEN = "a.jpg#0\tA dog .\na.jpg#1\tA cat .\n"
 
 CORPUS = [
     Row("corpus missing", option("synthesize", "nowhere.txt"), "nowhere.txt: no such file"),
@@ -136,6 +145,85 @@ CORPUS = [
     Row("gz damaged", synthesize("c.txt.gz", b"\x1f\x8bnot gzip at all"), "cannot be read"),
     Row("split of a text file", synthesize("c.txt", "a\n", "--split", "train"), "has no splits"),
     Row("a name with newlines", option("synthesize", "no\nwhere.txt"), r"no\nwhere.txt"),
+    Row("an empty name", option("synthesize", ""), "an empty name was given; name the corpus"),
+    Row("a name not UTF-8", option("synthesize", "caf\udce9.txt"), r"caf\udce9.txt': no such file"),
+    Row("a name that moves the cursor", option("synthesize", "\x1b[2J.txt"), r"\x1b[2J.txt': no"),
+    Row(
+        "corpus of unseen characters", synthesize("c.txt", "\u200b\n\ufeff\u2060\n"), "only 2 empty"
+    ),
+    Row("corpus a web page", synthesize("c.txt", "<!DOCTYPE html>\n<p>"), "is a web page"),
+    Row("corpus left by Git LFS", synthesize("c.json", LFS), "run `git lfs pull`"),
+    Row(
+        "corpus a list of photos", synthesize("c.txt", "a.jpg\nb.jpg\n"), "lists photos, not texts"
+    ),
+    Row(
+        "corpus of an endless line", synthesize("c.txt", "a " * 600_000), "c.txt, line 1: has more"
+    ),
+    Row("an endless cell", synthesize("c.csv", f"text\n{'a ' * 600_000}"), "line 2: a text of 1,2"),
+    Row(
+        "an endless quote",
+        synthesize("c.csv", f'text\n"{NONSENSE}'.replace(" dog d", "\n")),
+        "is a quote left open",
+    ),
+    Row("an endless JSON line", synthesize("c.jsonl", f'"{NONSENSE}"'), "line 1: has more than 16"),
+    Row("a gzip bomb", synthesize("c.txt.gz", BOMB), "c.txt.gz unpacks to more than 32 MB"),
+    Row("a gzip bomb under another name", synthesize("c.txt", BOMB), "unpacks to more than 32 MB"),
+    Row("gz cut off", synthesize("c.txt.gz", gzip.compress(b"a dog\n" * 99)[:-9]), "copy it again"),
+    Row(
+        "gz of a binary", synthesize("c.txt.gz", gzip.compress(bytes(range(256)))), "a binary file"
+    ),
+    Row("token line without a photo", synthesize("c.token", "a dog\n"), "line 1: no photo before"),
+    Row("split of a token file", synthesize("c.token", TOKEN, "--split", "a"), "but no splits"),
+    Row("captions.txt ragged", synthesize("c.txt", "image,caption\na.jpg\n"), "line 2: 1 fields"),
+    Row("semicolons without the field", synthesize("c.csv", "a;b\n1;2\n"), "there are: a, b;"),
+    Row("sep= and nothing else", synthesize("c.csv", "sep=;\n"), "c.csv is empty"),
+    Row("tsv ragged", synthesize("c.tsv", 'id\ttext\n1\t"a"\tb\n'), "line 2: 3 fields where"),
+    Row(
+        "jsonl pretty-printed, malformed", synthesize("c.jsonl", '[\n{"a"}\n]'), "line 2: malformed"
+    ),
+    Row("jsonl of NaN", synthesize("c.jsonl", '{"text": NaN}\n'), "only 1 empty"),
+    Row("jsonl of numbers", synthesize("c.jsonl", '{"text": 1.5}\n'), "`text` holds a float, not"),
+    Row(
+        "UTF-16 without a mark",
+        synthesize("c.txt", "a".encode("utf-16-le") * 9, "--encoding", "utf-16"),
+        "c.txt is not utf-16",
+    ),
+    Row(
+        "captions.txt of Kaggle",
+        synthesize("captions.txt", "image,caption\na.jpg,a dog\n"),
+        "1 text",
+        0,
+        new=True,
+    ),
+    Row("a token file", synthesize("c.token", TOKEN), "2 texts", 0, new=True),
+    Row(
+        "JSON in a .txt",
+        synthesize("c.txt", '{"text": "a"}\n{"text": "b"}\n'),
+        "2 texts",
+        0,
+        new=True,
+    ),
+    Row(
+        "a mark in every line",
+        synthesize("c.txt", "\ufeffa\n\ufeffb\n\ufeff\n"),
+        "2 texts (left out: 1 empty)",
+        0,
+        new=True,
+    ),
+    Row(
+        "a long list in a .jsonl",
+        synthesize("c.jsonl", '[\n "a",\n NaN,\n "b"\n]'),
+        "2 texts (left out: 1 empty)",
+        0,
+        new=True,
+    ),
+    Row(
+        "a speech in a .tsv",
+        synthesize("c.tsv", 'id\ttext\n1\t"No" said a dog\n2\t"b\n'),
+        "2 texts",
+        0,
+        new=True,
+    ),
     Row("another corpus", synthesize("c.txt", "a dog\n"), "corpus: "),
     Row("what to do with it", synthesize("c.txt", "a dog\n"), "give --force to make it again"),
 ]
@@ -307,8 +395,8 @@ OPTIONS = [
 
 REFERENCES = [
     Row("references missing", option("evaluate", "--references", "no.csv"), "no.csv"),
-    Row("references empty", referring("r.csv", ""), "r.csv: is empty"),
-    Row("references without columns", referring("r.csv", "a,b\n1,2\n"), "no column of images"),
+    Row("references empty", referring("r.csv", ""), "r.csv: holds no refer"),
+    Row("references without columns", referring("r.csv", "caption\n2\n"), "no field `image`"),
     Row("references ragged", referring("r.csv", "image,caption\na,b,c\n"), "line 2: 3 fields"),
     Row("references malformed", referring("r.json", "{"), "r.json, line 1: malformed JSON"),
     Row("references of another kind", referring("r.json", '{"a": 1}'), "neither COCO captions"),
@@ -316,6 +404,28 @@ REFERENCES = [
     Row(
         "references not UTF-8", referring("r.csv", b"image,caption\nz.jpg,caf\xe9\n"), "r.csv",
     ),
+    Row("references a bomb", referring("r.csv.gz", BOMB), "r.csv.gz"),
+    Row("references of plain text", referring("r.txt", "a dog\n"), "which names no photos"),
+    Row("references of texts alone", referring("r.jsonl", '"a dog"\n'), "line 1: a bare str where"),
+    Row("references all empty", referring("r.csv", "image,caption\na,\n"), "only empty ones"),
+    Row("references without a photo", referring("r.tsv", "path\ttext\n\ta\n"), "line 2: no photo"),
+    Row("references with a null photo", referring("r.json", '[{"path": null, "text": "a"}]'),
+        "entry 1: no `path` that"),
+    Row("references of another suffix", referring("r.xlsx", "a"), "reads no .xlsx references"),
+    Row("references a web page", referring("r.json", "<html>"), "is a web page"),
+    Row("COCO boxes as references",
+        referring("r.json", '{"annotations": [{"image_id": 1, "bbox": []}]}'),
+        "annotation 1: no field `caption`"),
+    Row("COCO of other images", referring("r.json", '{"images": [{"id": 1}], "annotations":'
+        ' [{"image_id": 2, "caption": "a"}]}'), "image_id 2 is not among its"),
+    Row("splits of references without", lambda at: ["evaluate", "--references", good_references(at),
+        "--split", "test"], "no field `split`"),
+    Row("captions of two for a photo", scored("c.json", '[{"path": "a", "caption": "b"},'
+        ' {"path": "a", "caption": "c"}]'), "entry 2: a has a caption in entry 1, too"),
+    Row("captions that all failed",
+        scored("c.json", '[{"path": "a", "caption": "", "error": "e"}]'),
+        "no photo in it has a caption"),
+    Row("captions without a text", scored("c.json", '[{"path": "a"}]'), "no field `caption`"),
     Row(
         "metric unknown",
         lambda at: ["evaluate", "--references", good_references(at), "--metrics", "FAME"], "FAME",

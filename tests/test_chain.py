@@ -388,7 +388,9 @@ class TestCaption:
 
         lines = [json.loads(line) for line in printed("jsonl").splitlines()]
         assert [line["path"] for line in lines] == list(map(str, photos))
-        assert set(lines[0]) == {"path", "caption", "log_probability", "objects", "error"}
+        assert set(lines[0]) == {
+            *("path", "caption", "log_probability", "objects", "error", "note")
+        }
         assert set(lines[0]["objects"][0]) == {"label", "score", "box"}
         assert all(line["log_probability"] < 0 and not line["error"] for line in lines)
         assert json.loads(printed("json")) == lines

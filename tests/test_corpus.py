@@ -13,12 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from syntic_cli.corpus import read_corpus
 from syntic_cli.errors import SynticError
+from syntic_cli.texts.characters import mostly_not_latin
 
 TEXTS = [
     "a dog runs on grass",
@@ -93,6 +95,192 @@ def test_every_format_gives_the_same_captions_and_digest(tmp_path: Path) -> None
         assert corpus.captions == TEXTS, path.name
         assert (corpus.digest, corpus.source) == (expected, str(path))
         assert (corpus.dropped_empty, corpus.dropped_long, corpus.not_sampled) == (0, 0, 0)
+
+
+# name, content, the captions that are read
+AS_THEY_COME: list[tuple[str, str, list[str]]] = [
+    # What is no plain text though it is named so.
+    ("captions.txt", "image,caption\na.jpg,A dog , sits .\nb.jpg,two\n", ["A dog , sits .", "two"]),
+    ("quoted.txt", 'Image,Caption\na.jpg,"A ""dog"", red"\na.jpg,"Rex" sits\n',
+     ['A "dog", red', '"Rex" sits']),
+    ("results.txt", "image_name| comment_number| comment\na.jpg| 0| A dog | sits\n",
+     ["A dog | sits"]),
+    ("flickr.token", "a.jpg#0\tA dog .\na.jpg#1\tA cat .\n", ["A dog .", "A cat ."]),
+    ("Flickr8k.token.txt", "a.jpg.1#0\tA dog .\n\na.jpg.1#1\tA cat .\n", ["A dog .", "A cat ."]),
+    ("pairs.txt", "a b.jpg\tA dog\nc.PNG\tA cat\n", ["A dog", "A cat"]),
+    ("commas.txt", 'a.jpg,"A dog, running"\nb.jpg,A cat, too\n', ["A dog, running", "A cat, too"]),
+    ("blanks.txt", "a.jpg#0 A dog\nb.jpg#1 A cat\n", ["A dog", "A cat"]),
+    ("excel.txt", "sep=;\nid;caption\n1;A dog\n", ["A dog"]),
+    ("objects.txt", '{"caption": "A dog"}\n{"caption": "A cat"}\n', ["A dog", "A cat"]),
+    ("list.txt", '[\n {"caption": "A dog"}\n]', ["A dog"]),
+    ("strings.txt", '["A dog",\n "A cat"]', ["A dog", "A cat"]),
+]  # fmt: skip
+PLAIN_AFTER_ALL = [
+    "dog.jpg is a file of mine\n",
+    "image, caption and title\nof a book\n",
+    "[a dog] barks\n{and} a cat\n",
+    "sepia=tones\n",
+    "a.jpg shows a dog\na cat\n",
+    "a dog #1\ta cat\nno number\tthere\n",
+]
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), AS_THEY_COME, ids=lambda v: str(v)[:20])
+def test_what_is_no_plain_text_is_read_as_what_it_is_and_said(
+    tmp_path: Path, name: str, content: str, expected: list[str]
+) -> None:
+    for path in (
+        written(tmp_path / name, content),
+        written(tmp_path / f"{name}.gz", gzip.compress(content.encode())),
+    ):
+        corpus = read_corpus(path)
+        assert corpus.captions == expected
+        [note] = corpus.notes
+        assert note.startswith(f"{path}: read as ")
+
+
+@pytest.mark.parametrize("content", PLAIN_AFTER_ALL)
+def test_what_only_looks_like_another_format_is_plain_text(tmp_path: Path, content: str) -> None:
+    corpus = read_corpus(written(tmp_path / "c.txt", content))
+    assert corpus.captions == [" ".join(line.split()) for line in content.splitlines()]
+    assert corpus.notes == []
+
+
+def test_a_table_without_a_header_is_doubted(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.txt", "".join(f"{i}\ta dog\n" for i in range(3)))
+    corpus = read_corpus(path)
+    assert corpus.captions == ["0 a dog", "1 a dog", "2 a dog"]
+    assert "every line holds a tab" in corpus.notes[0]
+
+
+TABLES = [
+    ("semicolons.csv", 'Image;CAPTION\na.jpg;"A dog; a ""cat"""\n', ['A dog; a "cat"']),
+    ("decimal.csv", "score;caption\n0,5;A dog, a cat\n", ["A dog, a cat"]),
+    ("excel.csv", '\ufeffsep=;\r\nimage;caption\r\n1;"A dog"\r\n', ["A dog"]),
+    ("excel2.csv", 'sep=,\nid,Text\n1,"A dog, a cat"\n', ["A dog, a cat"]),
+    ("excel3.csv", '"sep=|"\nid|Sentence\n1|A dog\n', ["A dog"]),
+    ("tabs.csv", "image\tcaption\n1\tA dog, a cat\n", ["A dog, a cat"]),
+    ("commas.tsv", 'image,caption\n1,"A dog, a cat"\n', ["A dog, a cat"]),
+    ("one.csv", "caption\nA dog; a cat\n", ["A dog; a cat"]),
+    ("nothing.csv", "image,caption\na.jpg,A dog\n,\n\n", ["A dog"]),
+    ("first.csv", "Text,Caption\nA cat,A dog\n", ["A dog"]),
+    ("twice.csv", "caption,caption\nA dog,A cat\n", ["A dog"]),
+    # A quote that begins a text of a TSV is one, unless the table is quoted.
+    ("speech.tsv", 'id\ttext\n1\t"Sit" he said\n2\tA dog\n', ['"Sit" he said', "A dog"]),
+    ("open.tsv", 'id\ttext\n1\t"Sit he said\n2\tA "dog"\n', ['"Sit he said', 'A "dog"']),
+    ("closed.tsv", 'id\ttext\n1\t"Sit he\n2\tsaid"\n', ['"Sit he', 'said"']),
+    ("inch.tsv", 'text\tid\n5" nails\t1\n"6" nails\t2\n', ['5" nails', '"6" nails']),
+    ("last.tsv", 'id\ttext\n1\t"Sit he said', ['"Sit he said']),
+    ("quoted.tsv", 'id\ttext\n1\t"A ""dog""\tsits"\n', ['A "dog" sits']),
+    ("lines.tsv", 'id\ttext\n1\t"A dog\n\nsits"\n2\tA cat\n', ["A dog sits", "A cat"]),
+    ("alone.tsv", 'text\n"A dog\nsits"\nA cat\n', ["A dog sits", "A cat"]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), TABLES, ids=lambda v: str(v)[:20])
+def test_tables_as_they_come(tmp_path: Path, name: str, content: str, expected: list[str]) -> None:
+    corpus = read_corpus(written(tmp_path / name, content))
+    assert corpus.captions == expected
+    assert corpus.notes == []
+
+
+JSONS = [
+    ("pretty.jsonl", json.dumps([{"caption": "A dog"}, {"caption": "A cat"}], indent=2)),
+    ("line.jsonl", json.dumps([{"caption": "A dog"}, {"caption": "A cat"}])),
+    ("one-by-one.jsonl", '{\n "caption": "A dog"\n}\n{\n "caption": "A cat"\n}\n'),
+    ("coco.jsonl", json.dumps(coco(["A dog", "A cat"]), indent=1)),
+    ("nan.jsonl", '{"caption": NaN}\n{"caption": "A dog"}\nnull\n{"caption": "A cat"}\n'),
+    ("nan.json", '["A dog", NaN, {"caption": null}, "A cat"]'),
+    ("case.jsonl", '{"Caption": "A dog", "text": "x"}\n{"CAPTION": "A cat"}\n'),
+    ("lines.ndjson", '\ufeff\n"A dog"\r\n"A cat"'),
+    ("karpathy.json", json.dumps({"images": [{"sentences": ["A dog", {"raw": "A cat"}]}]})),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), JSONS, ids=lambda v: str(v)[:20])
+def test_json_as_it_comes(tmp_path: Path, name: str, content: str) -> None:
+    assert read_corpus(written(tmp_path / name, content)).captions == ["A dog", "A cat"]
+
+
+def test_a_text_field_in_any_case(tmp_path: Path) -> None:
+    for path in (
+        table(tmp_path / "c.csv", [["ALT", "caption"], ["a", "c"]]),
+        written(tmp_path / "c.json", '[{"Alt": "a", "caption": "c"}]'),
+    ):
+        assert read_corpus(path, text_field="alt").captions == ["a"]
+        assert read_corpus(path, text_field="aLT").captions == ["a"]
+
+
+def test_fields_longer_than_csv_allows_and_the_limit_of_others_stays(tmp_path: Path) -> None:
+    long = "dog " * 40_000 + "end"
+    limit = csv.field_size_limit()
+    for name, delimiter in (("c.csv", ","), ("c.tsv", "\t")):
+        path = table(
+            tmp_path / name, [["id", "caption"], ["1", long], ["2", f'"{long}"']], delimiter
+        )
+        assert read_corpus(path).captions == [long, f'"{long}"']
+    assert csv.field_size_limit() == limit
+
+
+def test_texts_in_which_nothing_can_be_seen_are_empty(tmp_path: Path) -> None:
+    unseen = ["\u200b", "\u200d\u2060", "\ufeff", "\u00ad", "\u2800", "\u3164", "\ufe0f", "\u180e"]
+    seen = ["\u200bdog\u200b", "👩\u200d👧", "\u0301", "☺\ufe0f", "…"]
+    corpus = read_corpus(written(tmp_path / "c.txt", "\n".join([*unseen, *seen])))
+    assert corpus.captions == seen
+    assert corpus.dropped_empty == len(unseen)
+
+
+def test_marks_at_the_head_of_texts_are_left_out(tmp_path: Path) -> None:
+    twice = written(tmp_path / "c.txt", b"\xef\xbb\xbfa dog\n\xef\xbb\xbfa cat\n")
+    wide = written(tmp_path / "w.txt", "\ufeffa dog\na cat\n".encode("utf-16-le"))
+    assert read_corpus(twice).captions == ["a dog", "a cat"]
+    assert read_corpus(wide, encoding="utf-16-le").captions == ["a dog", "a cat"]
+
+
+def test_gzip_by_content_and_one_that_packs_well(tmp_path: Path) -> None:
+    packed = gzip.compress(b"a dog\n" * 100_000)
+    assert len(read_corpus(written(tmp_path / "c.txt", packed)).captions) == 100_000
+    # 10 MB of 20 kB: packed too well for texts, but not enough to fill a memory.
+    bigger = written(tmp_path / "b.txt.gz", gzip.compress(f"{'dog ' * 250}\n".encode() * 10_000))
+    assert bigger.stat().st_size * 200 < 10_000_000
+    assert len(read_corpus(bigger).captions) == 10_000
+
+
+def test_a_bomb_takes_little_memory(tmp_path: Path) -> None:
+    path = written(tmp_path / "bomb.txt.gz", BOMB * 20)  # 800 MB
+    tracemalloc.start()
+    try:
+        with pytest.raises(SynticError, match="unpacks to more than"):
+            read_corpus(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100e6
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["a dog", "ein Hund läuft", "pies biegnie", "con chó chạy"], False),
+        (["собака бежит", "犬が走る", "كلب في الثلج"], True),
+        (["собака", "a dog", "a cat"], False),
+        (["собака Rex", "кошка", "a cat"], True),
+        (["🐕🌲", "12:30", "—"], False),
+        (["🐕", "कुत्ता"], True),
+        ([], False),
+        ([*["a dog"] * 9_000, *["собака"] * 10_000], True),
+    ],
+)
+def test_mostly_not_latin(texts: list[str], expected: bool) -> None:
+    assert mostly_not_latin(texts) is expected
+
+
+def test_the_summary_counts_as_people_do(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.txt", "a dog\n")
+    assert read_corpus(path).summary() == f"{path}: 1 text"
+    assert read_corpus(written(path, "a dog\n\na cat\n")).summary() == (
+        f"{path}: 2 texts (left out: 1 empty)"
+    )
 
 
 def test_white_space_collapses_and_only_line_breaks_end_a_line(tmp_path: Path) -> None:
@@ -249,6 +437,9 @@ def test_the_offset_of_a_bad_byte_is_found_far_into_a_file(tmp_path: Path) -> No
     assert "--encoding" in message
 
 
+# 40 MB in 40 kB.
+BOMB = gzip.compress((b"dog " * 2_500 + b"end\n") * 4_000)
+
 # name, content, options, parts of the message
 BAD = [
     ("empty.txt", "", {}, ["is empty"]),
@@ -270,7 +461,8 @@ BAD = [
     ("cut.txt.gz", gzip.compress(b"a dog runs\n" * 99)[:-9], {}, ["cannot be read"]),
     ("broken.jsonl", '"ok"\n{"caption": \n', {}, ["line 2", "malformed JSON"]),
     ("broken", '{"caption": "a"}\n{"caption"}\n', {}, ["line 2", "malformed JSON"]),
-    ("deep.jsonl", "[" * 200_000 + "\n", {}, ["line 1", "malformed JSON"]),
+    ("deep.jsonl", "[" * 200_000 + "\n", {}, ["malformed JSON"]),
+    ("deep2.jsonl", '{"caption":' * 200_000 + "\n", {}, ["line 1", "malformed JSON"]),
     ("number.jsonl", '"ok"\n7\n', {}, ["line 2", "bare int"]),
     ("list.jsonl", '{"caption": ["a", "b"]}\n', {}, ["line 1", "`caption` holds a list"]),
     (
@@ -292,13 +484,40 @@ BAD = [
     ("coco.json", json.dumps(coco(["a"])), {"split": "val"}, ["annotation 1", "`split`"]),
     ("karpathy.json", json.dumps(karpathy()), {"split": "val"}, ["val", "restval, test, train"]),
     ("karpathy.json", json.dumps(karpathy()), {"split": "test,vla"}, ["no split vla;"]),
-    ("columns.csv", "image;text\nx;a dog\n", {}, ["line 2", "there are: image;text"]),
+    ("columns.csv", "image;words\nx;a dog\n", {}, ["line 1", "there are: image, words"]),
     ("header.csv", "image,caption\n", {}, ["is empty"]),
     ("short.csv", "image,caption\nx\n", {}, ["line 2", "1 fields", "2"]),
     ("comma.csv", "image,caption\nx,a dog\nx,a dog, running\n", {}, ["line 3", "3 fields"]),
     ("quote.csv", 'caption\n"a dog\na cat\n', {}, ["line 3", "quote"]),
-    ("huge.csv", 'caption\n"a ' + "dog " * 40_000 + '"\n', {}, ["line 2", "malformed table"]),
-]
+    ("long-line.txt", "ok\n" + "dog " * 300_000 + "\n", {}, ["line 2", "more than 1,000,000"]),
+    ("no-break.txt.gz", gzip.compress(b"a dog " * 3_000_000), {}, ["line 1", "1,000,000"]),
+    ("huge.csv", 'caption\n"a ' + "dog " * 300_000 + '"\n', {}, ["line 2", "1,200,002"]),
+    ("huge.jsonl", json.dumps("a " * 600_000), {}, ["line 1", "1,200,000 characters"]),
+    ("huge.json", json.dumps(coco(["a " * 600_000])), {}, ["annotation 1", "1,200,000"]),
+    ("huge.tsv", "caption\n" + "a " * 600_000, {}, ["line 2", "1,200,000"]),
+    ("endless.csv", 'caption\n"a ' + f"{'dog ' * 999}\n" * 5_000, {}, ["quote left open"]),
+    ("wide.jsonl", '"a"\n"' + "dog " * 5_000_000, {}, ["line 2", "more than 16,777,216"]),
+    ("bomb.txt.gz", BOMB, {}, ["unpacks to more than 32 MB"]),
+    ("bomb.csv.gz", gzip.compress(b"text\n") + BOMB, {}, ["unpacks to more than 32 MB"]),
+    ("bomb.json.gz", gzip.compress(b'["') + BOMB, {}, ["unpacks to more than 32 MB"]),
+    ("unseen.txt", "\u200b\n\u2060\u200d\n\ufe0f\n\u3164\u00ad\n", {}, ["no text", "4 empty"]),
+    ("page.txt", "<!DOCTYPE html>\n<html>\n", {}, ["web page"]),
+    ("page.csv", '\n<?xml version="1.0"?>\n', {}, ["web page or XML"]),
+    ("lfs.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:1\n", {}, ["git lfs pull"]),
+    ("list.txt", "1000_ab.jpg\n1001_cd.JPG\n", {}, ["lists photos, not texts"]),
+    ("f.token", "a.jpg#0\ta dog\na cat\n", {}, ["line 2", "no photo before the text"]),
+    ("g.token", "a.jpg a dog\n", {}, ["line 1", "no photo before the text"]),
+    ("h.token", "a.jpg#0\ta dog\n", {"split": "train"}, ["no splits", "--split"]),
+    ("kaggle.txt", "image,caption\na.jpg\n", {}, ["line 2", "1 fields", "2"]),
+    ("kaggle2.txt", "caption,image\na dog, running,a.jpg\n", {}, ["line 2", "3 fields"]),
+    ("sep.csv", "sep=;\nimage;words\na;b\n", {}, ["line 2", "there are: image, words"]),
+    ("nan.jsonl", '{"caption": NaN}\nNaN\n', {}, ["no text", "2 empty"]),
+    ("infinity.jsonl", '{"caption": Infinity}\n', {}, ["line 1", "a float, not a text"]),
+    ("pretty.jsonl", '[\n {"caption": "a"},\n {"caption"}\n]', {}, ["line 3", "malformed JSON"]),
+    ("pretty2.jsonl", '{\n "caption": "a"\n}\n{\n "alt": "b"\n}', {}, ["line 4", "`caption`"]),
+    ("far.txt", ("犬が走る\n" * 60_000).encode("shift_jis") + b"\x82\n",
+     {"encoding": "shift_jis"}, ["line 60001", "0x82 at offset 540000"]),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "content", "options", "parts"), BAD, ids=lambda v: str(v)[:20])
@@ -346,10 +565,18 @@ def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("folder.txt", "is a folder"),
         ("two\nlines.txt", r"two\nlines.txt"),
         ("nul\0.txt", "null"),
+        ("caf\udce9.txt", r"caf\udce9.txt"),
+        ("tab\t\x1b[31m.txt", r"tab\t\x1b[31m.txt"),
     ]:
         with pytest.raises(SynticError) as caught:
             read_corpus(tmp_path / name)
         assert part in str(caught.value)
+
+    with pytest.raises(SynticError, match="an empty name was given"):
+        read_corpus("")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SynticError, match="standard input is closed"):
+        read_corpus("-")
 
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")

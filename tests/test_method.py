@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from syntic_cli.method.decoder import Decoder, DecoderConfig, ObjectAttention
 from syntic_cli.method.projection import nearest, project
 from syntic_cli.method.refinement import contrastive_loss, partition, refine, refine_batch
-from syntic_cli.method.search import beam_candidates, beam_search
+from syntic_cli.method.repetition import Repetition, learn_repetition, make_repetition
+from syntic_cli.method.search import beam_candidates, beam_search, greedy
 from syntic_cli.method.training import (
     Pairs,
     caption_loss,
@@ -23,6 +25,7 @@ from syntic_cli.method.training import (
     token_loss,
     training_step,
 )
+from syntic_cli.tokenizer import encode_captions, make_tokenizer, word_marks
 
 Array = NDArray[np.float64]
 END = 0
@@ -232,9 +235,31 @@ class TestDecoder:
         tokens = torch.randint(0, 40, (3, 12))
         with torch.no_grad():
             full = decoder(prefix, tokens)
-            logits, cache = decoder.start(prefix)
-            steps = [logits, *(decoder.step(tokens[:, t], cache) for t in range(12))]
+            logits, cache = decoder.start(prefix, steps=12)
+            steps = [logits, *(decoder.step(tokens[:, t, None], cache)[:, 0] for t in range(12))]
         assert torch.allclose(torch.stack(steps, dim=1), full, atol=1e-4)
+
+    def test_a_branch_sees_the_past_of_its_parents_alone(self) -> None:
+        """Three captions a row swap parents at each step, and a row is dropped on the way."""
+        decoder = make_decoder()
+        prefix, generator = make_prefix(decoder, 4), torch.Generator().manual_seed(3)
+        written = torch.empty(4, 3, 0, dtype=torch.long)
+        with torch.no_grad():
+            _, cache = decoder.start(prefix, steps=8, branches=3)
+        for step in range(8):
+            tokens = torch.randint(0, 40, (len(prefix), 3, 1), generator=generator)
+            written = torch.cat([written, tokens], dim=2)
+            with torch.no_grad():
+                found = decoder.step(tokens.squeeze(2), cache)
+                full = decoder(prefix.repeat_interleave(3, dim=0), written.flatten(0, 1))
+            assert torch.allclose(found.flatten(0, 1), full[:, -1], atol=1e-4)
+            parents = torch.randint(0, 3, (len(prefix), 3), generator=generator)
+            written = written.gather(1, parents[..., None].expand_as(written))
+            cache.branch(parents)
+            if step == 4:
+                kept = torch.tensor([0, 2, 3])
+                cache.select(kept)
+                prefix, written = prefix[kept], written[kept]
 
     def test_without_objects_the_prefix_is_one_token(self) -> None:
         decoder = make_decoder(objects=False)
@@ -341,6 +366,145 @@ class TestSearch:
             beam_search(decoder, row[None], end=END, beam=3, max_length=20)[0] for row in prefix
         ]
         assert torch.equal(whole, torch.cat(alone))
+
+
+def make_repetition_of(costs: torch.Tensor, families: dict[int, list[int]]) -> Repetition:
+    """Costs of a vocabulary whose tokens are alone but for the families given."""
+    family = torch.arange(len(costs))
+    for first, others in families.items():
+        family[others] = first
+    return make_repetition(family, costs.exp(), 1.0)
+
+
+def payments(captions: torch.Tensor, costs: torch.Tensor, family: list[int]) -> list[float]:
+    """What each caption pays, a token at a time."""
+    found = []
+    for caption in captions.tolist():
+        seen: set[int] = set()
+        total = 0.0
+        for token in caption:
+            total += float(costs[token]) if family[token] in seen else 0.0
+            seen.add(family[token])
+        found.append(total)
+    return found
+
+
+class TestRepetition:
+    """What a caption pays for a word that it has already."""
+
+    # Tokens 3, 7 and 9 are one word, and so are 11 and 12; END is free, as in what is learnt.
+    FAMILIES: ClassVar = {3: [7, 9], 11: [12]}
+    FAMILY: ClassVar = [{7: 3, 9: 3, 12: 11}.get(token, token) for token in range(40)]
+
+    @pytest.fixture(scope="class")
+    def costs(self) -> torch.Tensor:
+        costs = -4 * torch.rand(40, generator=torch.Generator().manual_seed(5))
+        costs[[7, 9, 12]] = costs[[3, 3, 11]]
+        return costs.index_fill(0, torch.tensor([END]), 0.0)
+
+    @pytest.mark.parametrize("tokenizer", ["bpe:400", "clip"])
+    def test_counts_texts_that_have_a_word_again(self, tokenizer: str) -> None:
+        """Against counting strings between spaces."""
+        names = ["plate", "food", "table", "dog", "street", "tree", "bowl", "chair"]
+        random = np.random.default_rng(0)
+        texts = [" ".join(random.choice(names, 6)) for _ in range(300)]
+        kind = make_tokenizer(tokenizer, texts)
+        spellings, marked = word_marks(kind)
+        _, share = learn_repetition(*encode_captions(kind, texts, 100)[:2], spellings, marked)
+        words = [text.split() for text in texts]
+        for name in names:
+            once, again = (sum(row.count(name) >= n for row in words) for n in (1, 2))
+            token = kind.encode(name).ids[0]
+            assert spellings[token] == name
+            assert share[token] == pytest.approx((again + 0.5) / (once + 1))
+        unseen = np.setdiff1d(np.arange(len(share)), encode_captions(kind, texts, 100)[0])
+        assert (share[unseen] == 1).all()
+
+    def test_a_word_with_a_common_ending_or_a_capital_is_the_same_word(self) -> None:
+        stems = ["plate", "dog", "street", "tree", "bowl", "chair", "table", "car"]
+        texts = [f"{stem} {stem}s" for stem in stems] + ["Dog bike bicycle card"]
+        kind = make_tokenizer("bpe:600", texts)
+        spellings, marked = word_marks(kind)
+        family, share = learn_repetition(*encode_captions(kind, texts, 9)[:2], spellings, marked)
+        number = {
+            word: family[kind.encode(word).ids[0]] for word in ["Dog", "dog", "dogs", "car", "cars"]
+        }
+        assert number["Dog"] == number["dog"] == number["dogs"]
+        assert number["car"] == number["cars"]
+        alone = [family[kind.encode(word).ids[0]] for word in ("bike", "bicycle", "card")]
+        assert len({*alone, number["car"]}) == 4
+        assert share[kind.encode("plates").ids[0]] == pytest.approx(1.5 / 2)
+
+    def test_without_spaces_every_token_is_a_word(self) -> None:
+        tokens = np.array([1, 2, 3, 2, 4, 1, 3, 5, 6, 3])
+        marked = np.zeros(8, bool)
+        _, share = learn_repetition(tokens, np.array([0, 5, 10]), list("一二三四五六七八"), marked)
+        np.testing.assert_allclose(share, [1, 1 / 6, 3 / 4, 1 / 2, 1 / 4, 1 / 4, 1 / 4, 1])
+
+    @pytest.mark.parametrize("beam", [1, 3])
+    def test_captions_are_searched_by_what_they_pay_and_reported_without(
+        self, half_trained: HalfTrained, costs: torch.Tensor, beam: int
+    ) -> None:
+        decoder, prefix = half_trained
+        repetition = make_repetition_of(costs, self.FAMILIES)
+        found = beam_candidates(
+            decoder, prefix, end=END, beam=beam, max_length=20, repetition=repetition
+        )
+        plain = beam_candidates(decoder, prefix, end=END, beam=beam, max_length=20)
+        assert not torch.equal(found.tokens, plain.tokens)
+        for nth in range(beam):
+            tokens, scores = found.take(torch.full((len(prefix),), nth))
+            assert torch.allclose(scores, caption_scores(decoder, prefix, tokens), atol=1e-3)
+            lengths = ((tokens != END).sum(1) + 1).clamp(max=20) if beam > 1 else 1
+            paid = torch.tensor(payments(tokens, costs, self.FAMILY)) if beam > 1 else 0.0
+            assert torch.allclose(found.ranks[:, nth], (scores + paid) / lengths, atol=1e-3)
+
+    def test_wide_beam_finds_the_best_caption_of_all(self) -> None:
+        """Every caption of up to 4 tokens of 4, scored and charged one by one."""
+        decoder = make_decoder(vocabulary=4)
+        prefix, costs = make_prefix(decoder, 1), torch.tensor([0.0, -0.7, -0.2, -0.7])
+        every = torch.cartesian_prod(*[torch.arange(4)] * 4)
+        ended = (every == END).cumsum(1) - (every == END).long() > 0
+        every = every.masked_fill(ended, END)
+        scores = caption_scores(decoder, prefix.expand(len(every), -1, -1), every)
+        scores += torch.tensor(payments(every, costs, [0, 1, 2, 1]))
+        found, _ = beam_search(
+            decoder, prefix, end=END, beam=64, max_length=4, length_penalty=0.0,
+            repetition=make_repetition_of(costs, {1: [3]}),
+        )  # fmt: skip
+        assert found[0].tolist() == every[scores.argmax()].tolist()
+
+    def test_greedy_takes_the_best_charged_token_each_time(
+        self, half_trained: HalfTrained, costs: torch.Tensor
+    ) -> None:
+        """Against a loop without a cache, one photo at a time."""
+        decoder, prefix = half_trained
+        repetition = make_repetition_of(costs, self.FAMILIES)
+        found, _ = greedy(decoder, prefix, end=END, max_length=20, repetition=repetition)
+        for row, tokens in enumerate(found.tolist()):
+            wanted: list[int] = []
+            while len(wanted) < 20 and wanted[-1:] != [END]:
+                with torch.no_grad():
+                    past = torch.tensor([wanted], dtype=torch.long)
+                    scores = decoder(prefix[row : row + 1], past)[0, -1].log_softmax(-1)
+                seen = {self.FAMILY[token] for token in wanted}
+                charged = [token for token in range(40) if self.FAMILY[token] in seen]
+                scores[charged] += costs[charged]
+                wanted.append(int(scores.argmax()))
+            assert tokens == wanted + [END] * (20 - len(wanted))
+
+    @pytest.mark.parametrize("beam", [1, 3])
+    def test_a_weight_of_nothing_changes_nothing(
+        self, half_trained: HalfTrained, costs: torch.Tensor, beam: int
+    ) -> None:
+        decoder, prefix = half_trained
+        free = make_repetition(torch.arange(40), costs.exp(), 0.0)
+        found, plain = (
+            beam_search(decoder, prefix, end=END, beam=beam, max_length=20, repetition=each)
+            for each in (free, None)
+        )
+        assert torch.equal(found[0], plain[0])
+        assert torch.equal(found[1], plain[1])
 
 
 class TestTraining:

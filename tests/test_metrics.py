@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from syntic_cli.errors import SynticError
-from syntic_cli.metrics import METRICS, Scores, ngrams, resolve, score, spice
+from syntic_cli.metrics import METRICS, TEXT_METRICS, Scores, corenlp, ngrams, resolve, score, spice
 from syntic_cli.metrics.java import Java, jar
 from syntic_cli.metrics.meteor import Meteor
 from syntic_cli.metrics.references import load_candidates, load_references, match
@@ -31,6 +31,7 @@ from .conftest import DATA
 
 PUBLISHED = DATA / "published_captions"
 CHEAP = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
+PEERED = TEXT_METRICS[:-1]  # by pycocoevalcap, too; SPICE has no jars here
 BREAKS = [chr(c) for c in range(0x3000) if len(f"a{chr(c)}b".splitlines()) > 1] + ["\0", "\r\n"]
 
 # What captions hold: capitals, punctuation, numbers, brackets, accents, other scripts, METEOR's
@@ -80,7 +81,12 @@ def _peer_results(captions: Sequence[str], references: Sequence[Sequence[str]]) 
             results[name] = scorer.compute_score(expected, found)
         return results
 
-    return SimpleNamespace(scores=scores, captions=found, references=expected)
+    return SimpleNamespace(
+        scores=scores,
+        meteor=lambda: meteor.compute_score(expected, found),
+        captions=found,
+        references=expected,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +104,7 @@ def runs(java_path: None) -> Iterator[SimpleNamespace]:
             patch.setenv(name, "de_DE.UTF-8")
         patch.setenv("JAVA_TOOL_OPTIONS", german)
         patch.setenv("_JAVA_OPTIONS", german)
-        ours = score(dirty, references, METRICS)
+        ours = score(dirty, references, TEXT_METRICS)
         after = _installed_files()
         yield SimpleNamespace(
             ours=ours, peer=peer_scores.result(), tokens=peer, before=before, after=after
@@ -115,7 +121,7 @@ def published() -> dict[str, Scores]:
         references = load_references(PUBLISHED / f"{name}.references.json")
         matched = match(candidates, references)
         assert (matched.missing, matched.extra) == ([], [])
-        return score(matched.captions, matched.references, METRICS)
+        return score(matched.captions, matched.references, PEERED)
 
     names = ("coco_zerocap", "flickr30k_magic")
     with ThreadPoolExecutor(2) as pool:
@@ -131,7 +137,25 @@ def test_published_scores_to_one_decimal(
     assert f"{published[name].corpus[metric]:.1f}" == f"{expected:.1f}"
 
 
-@pytest.mark.parametrize("metric", METRICS[:-1])
+def test_meteor_of_published_captions_equals_pycocoevalcap(java_path: None) -> None:
+    """BLEU, ROUGE-L and CIDEr of all of them are compared in test_scores.py."""
+    if not PUBLISHED.is_dir():
+        pytest.skip(f"no published captions at {PUBLISHED}")
+    matched = match(
+        load_candidates(PUBLISHED / "flickr30k_magic.predictions.json"),
+        load_references(PUBLISHED / "flickr30k_magic.references.json"),
+    )
+    captions, references = matched.captions[:400], matched.references[:400]
+    peer = _peer_results(captions, references)
+    with ThreadPoolExecutor(1) as pool:
+        expected = pool.submit(peer.meteor)
+        found = score(captions, references, ["METEOR"])
+        corpus, items = expected.result()
+    assert found.corpus["METEOR"] == pytest.approx(100 * corpus, abs=1e-9)
+    np.testing.assert_allclose(found.per_item["METEOR"], 100 * np.asarray(items), atol=1e-9)
+
+
+@pytest.mark.parametrize("metric", PEERED)
 def test_equals_pycocoevalcap_whatever_line_breaks_and_locale(
     runs: SimpleNamespace, metric: str
 ) -> None:
@@ -147,15 +171,15 @@ def test_nothing_is_written_beside_the_jars(runs: SimpleNamespace) -> None:
 def test_spice_without_its_jars_is_a_note_of_one_line(
     runs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if spice.missing() is not None:
+    if corenlp.find() is None:
         assert "SPICE" not in runs.ours.corpus
-        note = next(note for note in runs.ours.notes if note.startswith("SPICE"))
-        assert "stanford-corenlp-3.6.0-models.jar" in note
-        assert "\n" not in note
-    monkeypatch.setattr(spice, "missing", lambda: "SPICE left out: no jars")
+    monkeypatch.setattr(corenlp, "find", lambda: None)
     scores = score(["a dog"] * 2, [["a dog"], ["a cat"]], ["SPICE", "BLEU-1"])
-    assert scores.notes == ["SPICE left out: no jars"]
     assert list(scores.corpus) == ["BLEU-1"]
+    (note,) = scores.notes
+    assert note.startswith("SPICE left out: ")
+    assert "syntic evaluate --metrics SPICE --fetch-spice" in note
+    assert "\n" not in note
 
 
 def test_tokens_equal_pycocoevalcap(runs: SimpleNamespace) -> None:
@@ -227,7 +251,7 @@ def test_bleu_as_in_the_paper(
     captions, references = random_words
     if shortened:  # so that the brevity penalty is at work
         captions = [" ".join(text.split()[: 4 + i % 3]) for i, text in enumerate(captions)]
-    results = ngrams.bleu(captions, references)
+    (results,) = ngrams.bleu(ngrams.count([captions], references))
     for order, result in enumerate(results, 1):
         assert result.corpus == pytest.approx(_paper_bleu(captions, references, order), rel=1e-6)
     pairs = zip(captions, references, strict=True)
@@ -238,7 +262,7 @@ def test_bleu_as_in_the_paper(
 def test_rouge_as_in_the_paper(random_words: tuple[list[str], list[list[str]]]) -> None:
     captions, references = random_words
     expected = [_paper_rouge(*pair) for pair in zip(captions, references, strict=True)]
-    result = ngrams.rouge_l(captions, references)
+    (result,) = ngrams.rouge_l([captions], references)
     np.testing.assert_allclose(result.items, expected, atol=1e-12)
     assert result.corpus == pytest.approx(np.mean(expected))
 
@@ -304,7 +328,8 @@ def test_nothing_but_punctuation_and_nothing_at_all() -> None:
 def test_metric_names() -> None:
     assert resolve(["cider", " Bleu-4 "]) == ("BLEU-4", "CIDEr")
     assert resolve(["bleu", "METEOR"]) == METRICS[:5]
-    assert resolve(["all"]) == METRICS
+    assert resolve(["all"]) == TEXT_METRICS
+    assert resolve(["recall", "clip"]) == ("CLIPScore", "RefCLIPScore", "R@1", "R@5", "R@10")
     with pytest.raises(SynticError, match=r"BLUE.*BLEU-1, .*SPICE"):
         resolve(["BLUE"])
     with pytest.raises(SynticError, match="choose from"):
@@ -411,7 +436,7 @@ def test_a_jar_that_is_missing() -> None:
 def test_meteor_killed_midway_is_an_error_not_a_hang() -> None:
     start = time.monotonic()
     with Meteor() as meteor:
-        meteor.send(["a dog"] * 3, [["a dog", "a cat"]] * 3)
+        meteor.send([["a dog"] * 3], [["a dog", "a cat"]] * 3)
         os.kill(meteor._java._process.pid, signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
         with pytest.raises(SynticError, match="METEOR ended after 0 of 3 lines, killed by signal"):
             meteor.receive()
@@ -421,24 +446,48 @@ def test_meteor_killed_midway_is_an_error_not_a_hang() -> None:
 def test_meteor_that_dies_between_its_answers(fake_java: FakeJava) -> None:
     fake_java("read line; echo '1.0 2.0'; exit 1")
     with Meteor() as meteor:
-        meteor.send(["a"] * 2, [["b"]] * 2)
+        meteor.send([["a"] * 2], [["b"]] * 2)
         with pytest.raises(SynticError, match="METEOR ended after 1 of 2 lines with exit code 1"):
             meteor.receive()
 
 
-@pytest.mark.parametrize("answer", ["0,5", "NaN", "Error: no"])
-def test_meteor_with_an_answer_that_is_no_number(fake_java: FakeJava, answer: str) -> None:
-    fake_java(f"read line; echo '1.0 2.0'; read line; echo '{answer}'; echo '{answer}'")
+@pytest.mark.parametrize(
+    "answer", ["1,0 " * 23, "NaN " * 23, "1.0 " * 22, "Error: no"], ids=lambda text: text[:8]
+)
+def test_meteor_with_an_answer_that_is_no_statistics(fake_java: FakeJava, answer: str) -> None:
+    fake_java(f"cat >/dev/null; echo '{answer}'")
     with Meteor() as meteor:
-        meteor.send(["a"], [["b"]])
-        with pytest.raises(SynticError, match="where a score was due"):
+        meteor.send([["a"]], [["b"]])
+        with pytest.raises(SynticError, match="where statistics were due"):
+            meteor.receive()
+
+
+def test_meteor_with_answers_too_many(fake_java: FakeJava) -> None:
+    fake_java("cat >/dev/null; echo one; echo two")
+    with Meteor() as meteor:
+        meteor.send([["a"]], [["b"]])
+        with pytest.raises(SynticError, match="more lines than captions"):
+            meteor.receive()
+
+
+def test_meteor_with_a_table_that_is_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "paraphrase-en.gz"
+    table.write_bytes(jar("meteor", "data", "paraphrase-en.gz").read_bytes()[:100_000])
+    monkeypatch.setattr(
+        "syntic_cli.metrics.meteor.jar", lambda *parts: table if len(parts) == 3 else jar(*parts)
+    )
+    with Meteor() as meteor:
+        meteor.send([["a dog"]], [["a cat"]])
+        with pytest.raises(SynticError, match=r"table of paraphrases cannot be read: .*EOF"):
             meteor.receive()
 
 
 def test_meteor_left_alone_ends_with_python() -> None:
     code = (
         "from syntic_cli.metrics.meteor import Meteor; m = Meteor();"
-        "m.send(['a'], [['a']]); print(m._java._process.pid); raise SystemExit(7)"
+        "m.send([['a']], [['a']]); print(m._java._process.pid); raise SystemExit(7)"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
@@ -451,21 +500,24 @@ def test_meteor_left_alone_ends_with_python() -> None:
 
 def test_spice_that_fails_is_a_note(fake_java: FakeJava, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_java("case \"$*\" in *spice*) echo 'Error: no memory' >&2; exit 1;; esac; cat")
-    monkeypatch.setattr(spice, "missing", lambda: None)
+    monkeypatch.setattr(corenlp, "find", list)
     scores = score(["a b", "c d"], [["a b"], ["c d"]], ["SPICE", "CIDEr"])
     assert list(scores.corpus) == ["CIDEr"]
     assert "SPICE left out" in scores.notes[0]
     assert "no memory" in scores.notes[0]
 
 
-def test_spice_scores_are_read(fake_java: FakeJava) -> None:
-    items = [{"image_id": i, "scores": {"All": {"f": f}}} for i, f in ((1, 0.5), (0, 0.1))]
+def test_spice_scores_are_read(fake_java: FakeJava, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corenlp, "find", list)
+    scores = ((1, 0.5), (0, 0.1), (2, 0.2), (3, 0.4))
+    items = [{"image_id": i, "scores": {"All": {"f": f}}} for i, f in scores]
     fake_java(
         'while [ "$1" != "-out" ]; do shift; done; cat >/dev/null; '
         f"echo '{json.dumps(items)}' > \"$2\"; echo done"
     )
-    result = spice.spice(["a", "b"], [["a"], ["b"]])
-    assert result.corpus == pytest.approx(0.3)
-    assert result.items.tolist() == [0.1, 0.5]
-    with pytest.raises(SynticError, match="only 2 of 3"):
-        spice.spice(["a", "b", "c"], [["a"], ["b"], ["c"]])
+    one, other = spice.spice([["a", "b"], ["c", "d"]], [["a"], ["b"]])
+    assert one.corpus == pytest.approx(0.3)
+    assert one.items.tolist() == [0.1, 0.5]
+    assert other.items.tolist() == [0.2, 0.4]
+    with pytest.raises(SynticError, match="only 4 of 5"):
+        spice.spice([["a"] * 5], [["a"]] * 5)

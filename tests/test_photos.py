@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,20 @@ import PIL
 import pytest
 from PIL import Image, ImageFile
 
-from syntic_cli import photos
 from syntic_cli.errors import SynticError
-from syntic_cli.photos import decode_image, find_photos, load_photo
+from syntic_cli.photos import (
+    TRUNCATED,
+    Photo,
+    check_model_input,
+    decode_image,
+    decoding,
+    find_photos,
+    list_photos,
+    load_photo,
+    preparing,
+    read_photo,
+)
+from syntic_cli.photos import files as photo_files
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -47,18 +60,58 @@ def pixels_of(image: Image.Image) -> np.ndarray[Any, Any]:
     return np.asarray(image).astype(int)
 
 
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_of_size(width: int, height: int) -> bytes:
     """A PNG that declares a size, with no pixels behind it."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(b"\0"))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + png_chunk(b"IEND", b"")
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-    )
+JPEG = encoded(Image.fromarray(quarters()), "JPEG")
+PNG = encoded(Image.fromarray(quarters()), "PNG")
+
+
+def png_with_text_of_size(width: int, height: int) -> bytes:
+    """The same, behind a text that Pillow refuses."""
+    text = png_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * (2 << 20)))
+    data = png_of_size(width, height)
+    return data[:33] + text + data[33:]
+
+
+def tiff_of(
+    samples: np.ndarray[Any, Any], order: str = "<", bits: int | None = None, deflate: bool = False
+) -> bytes:
+    """A TIFF of one strip, written from the specification (TIFF 6.0)."""
+    height, width = samples.shape[:2]
+    bands = samples.shape[2] if samples.ndim == 3 else 1
+    kind = {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
+    data = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
+    if bits == 12:
+        pairs = samples.reshape(-1, 2)
+        data = b"".join(int(a << 12 | b).to_bytes(3, "big") for a, b in pairs.astype(int))
+    data = zlib.compress(data) if deflate else data
+    tags = [
+        *((256, width), (257, height), (258, bits or samples.dtype.itemsize * 8)),
+        *((259, 8 if deflate else 1), (262, 2 if bands == 3 else 1), (273, 0), (277, bands)),
+        *((278, height), (279, len(data)), (339, kind)),
+    ]
+    table = 8 + 2 + 12 * len(tags) + 4
+    extra, entries = b"", b""
+    for tag, value in tags:
+        if tag in (258, 339) and bands == 3:
+            entries += struct.pack(order + "HHII", tag, 3, 3, table + len(extra))
+            extra += struct.pack(order + "HHH", value, value, value)
+        else:
+            # Where the strip is: behind the two triples of an image of colours.
+            place = table + (12 if bands == 3 else 0)
+            entries += struct.pack(order + "HHII", tag, 4, 1, place if tag == 273 else value)
+    start = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
+    count = struct.pack(order + "H", len(tags))
+    return start + count + entries + struct.pack(order + "I", 0) + extra + data
 
 
 # As the EXIF standard defines the values: how the rows and columns of the upright image are stored.
@@ -158,15 +211,261 @@ def test_16_bit_greyscale_is_scaled_and_not_clipped(kind: str) -> None:
     [
         ([0.0, 0.5, 1.0], [0, 128, 255]),
         ([0.0, 128.0, 255.0], [0, 128, 255]),
+        ([0.0, 0.75, 1.5], [0, 128, 255]),
+        ([0.0, 100.0, 4000.0], [0, 6, 255]),
         ([-1.0, float("nan"), 65535.0], [0, 0, 255]),
+        ([-100.0, 100.0, float("inf"), 300.0], [0, 128, 255, 255]),
+        ([5.0, 5.0, 0.0], [255, 255, 0]),
+        ([0.0, 0.0, 0.0], [0, 0, 0]),
+        ([float("nan")] * 3, [0, 0, 0]),
         ([0, 257, 65535], [0, 1, 255]),
         ([0, 1 << 29, 1 << 30], [0, 128, 255]),
+        ([-1000, 1000, 3000], [0, 128, 255]),
+        ([-2, -2, -1], [0, 0, 128]),
     ],
 )
 def test_deeper_greyscale_is_scaled_too(values: list[float], expected: list[int]) -> None:
-    kind = np.float32 if isinstance(values[0], float) else np.int32
-    data = encoded(Image.fromarray(np.array([values], kind)), "TIFF")
-    assert pixels_of(decode_image(data, "x"))[0, :, 0].tolist() == expected
+    samples = np.array([values], np.float32 if isinstance(values[0], float) else np.int32)
+    for order in "<>":
+        assert pixels_of(decode_image(tiff_of(samples, order), "x"))[0, :, 0].tolist() == expected
+
+
+def test_a_few_lights_do_not_turn_a_float_photo_into_night() -> None:
+    samples = np.linspace(0, 1, 10_000, dtype=np.float32).reshape(100, 100)
+    samples[7, 7] = 50_000
+    seen = pixels_of(decode_image(tiff_of(samples), "x"))[..., 0]
+    assert np.abs(seen - np.rint(samples.clip(0, 1) * 255)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("top", "white"),
+    [
+        (1, 1),
+        (200, 255),
+        (1000, 1023),
+        (3900, 4095),
+        (4095, 4095),
+        (15_000, 16383),
+        (40_000, 65535),
+    ],
+)
+def test_16_bits_are_scaled_by_those_in_use(top: int, white: int) -> None:
+    samples = np.linspace(0, top, 64).astype(np.uint16).reshape(8, 8)
+    colours = np.stack([samples, samples[::-1], samples.T], -1)
+    files = [
+        encoded(Image.fromarray(samples), "PNG"),
+        *(tiff_of(samples, order, deflate=deflate) for order in "<>" for deflate in (False, True)),
+    ]
+    for data in files:
+        seen = pixels_of(decode_image(data, "x"))[..., 0]
+        assert np.array_equal(seen, np.rint(samples * (255 / white)))
+    for data in (tiff_of(colours, order, deflate=deep) for order in "<>" for deep in (False, True)):
+        seen = pixels_of(decode_image(data, "x"))
+        # Where all bits are in use Pillow takes the upper 8 of colours.
+        assert np.abs(seen - np.rint(colours * (255 / white))).max() <= (white == 65535)
+
+
+def test_colours_of_12_bits_in_a_png_are_scaled_and_turned() -> None:
+    samples = (quarters().astype(np.uint16) << 4) + 15
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 48, 16, 2, 0, 0, 0))
+    exif = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\3\0\0\0\0\0\0"  # upside down
+    chunks = header + png_chunk(b"eXIf", exif) + png_chunk(b"IDAT", zlib.compress(rows))
+    data = b"\x89PNG\r\n\x1a\n" + chunks + png_chunk(b"IEND", b"")
+    assert np.abs(pixels_of(decode_image(data, "x")) - quarters()[::-1, ::-1]).max() <= 1
+
+
+def test_packed_12_bits_are_scaled() -> None:
+    samples = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    seen = pixels_of(decode_image(tiff_of(samples, bits=12), "x"))[..., 0]
+    assert np.array_equal(seen, np.rint(samples * (255 / 4095)))
+
+
+def png_with(*chunks: bytes) -> bytes:
+    """A PNG of the quarters with chunks before its pixels, and text after them."""
+    end = PNG.index(b"IDAT") - 4
+    return PNG[:end] + b"".join(chunks) + PNG[end:]
+
+
+def png_with_much(kind: str) -> bytes:
+    megabytes = np.random.default_rng(0).integers(32, 126, 3 << 20, dtype=np.uint8).tobytes()
+    small = zlib.compress(b"x" * (80 << 20))
+    chunks = {
+        "zTXt": [png_chunk(b"zTXt", b"Workflow\0\0" + small)],
+        "iTXt": [png_chunk(b"iTXt", b"XML\0\1\0\0\0" + small)],
+        "tEXt": [png_chunk(b"tEXt", b"Comment\0" + megabytes)] * 25,
+        "iCCP": [png_chunk(b"iCCP", b"wide\0\0" + zlib.compress(megabytes))],
+        "wrong checksum": [b"\0\0\0\3tEXta\0b\0\0\0\0"],
+    }[kind]
+    return png_with(*chunks)
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "tEXt", "iCCP", "wrong checksum"])
+@pytest.mark.parametrize("after", [False, True])
+def test_texts_and_profiles_of_any_size_cost_a_png_nothing(
+    kind: str, after: bool, tmp_path: Path
+) -> None:
+    data = png_with_much(kind)
+    if after:  # the same chunks between the pixels and the end
+        extra = data[PNG.index(b"IDAT") - 4 : len(data) - len(PNG) + PNG.index(b"IDAT") - 4]
+        data = PNG[:-12] + extra + PNG[-12:]
+    path = tmp_path / "much.png"
+    path.write_bytes(data)
+    photo = read_photo(path)
+    assert photo.note == ""
+    assert np.array_equal(pixels_of(photo.image), quarters())
+    assert np.array_equal(pixels_of(decode_image(data, "x")), quarters())
+
+
+def test_a_png_with_much_text_keeps_its_transparency_and_turn() -> None:
+    image = Image.new("P", (20, 10), 1)
+    image.putpalette([*RED, *BLUE])
+    image.paste(0, (10, 0, 20, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = encoded(image, "PNG", transparency=0, exif=exif)
+    at = data.index(b"PLTE") - 4
+    much = png_with_much("zTXt")
+    text = much[PNG.index(b"IDAT") - 4 : len(much) - len(PNG) + PNG.index(b"IDAT") - 4]
+    seen = pixels_of(decode_image(data[:at] + text + data[at:], "x"))
+    assert seen[5, 5].tolist() == list(WHITE)
+    assert seen[5, 15].tolist() == list(BLUE)
+
+
+def noise(width: int = 64, height: int = 96) -> Image.Image:
+    small = np.random.default_rng(1).integers(0, 256, (12, 8, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def read_cut(tmp_path: Path, data: bytes, at_least: int | None = None) -> Photo:
+    path = tmp_path / "cut"
+    path.write_bytes(data)
+    return read_photo(path, at_least=at_least)
+
+
+WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "JPEG": ("JPEG", {"quality": 90}),
+    "grey JPEG": ("JPEG", {"quality": 90}),
+    "JPEG with restarts": ("JPEG", {"quality": 90, "restart_marker_rows": 1}),
+    "PNG": ("PNG", {}),
+    "grey PNG": ("PNG", {}),
+    "WebP": ("WEBP", {"quality": 90}),
+    "lossless WebP": ("WEBP", {"lossless": True}),
+    "WebP with alpha": ("WEBP", {"lossless": True}),
+    "TIFF": ("TIFF", {}),
+    "PPM": ("PPM", {}),
+    "GIF": ("GIF", {"interlace": 0}),
+    "BMP": ("BMP", {}),
+}
+
+
+def whole_file(name: str) -> bytes:
+    kind, options = WHOLE[name]
+    mode = "L" if name.startswith("grey") else "RGBA" if "alpha" in name else "RGB"
+    return encoded(noise().convert(mode), kind, **options)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_is_there_of_a_truncated_photo_is_decoded(name: str, tmp_path: Path) -> None:
+    data = whole_file(name)
+    expected = pixels_of(decode_image(data, "x"))
+    if name == "BMP":  # the only one that is stored from below
+        expected = expected[::-1]
+    header = {"TIFF": 200, "GIF": 800}.get(name, 650 if "JPEG" in name else 60)
+    for share in (0.6, 0.9):
+        cut = header + int((len(data) - header) * share)
+        photo = read_cut(tmp_path, data[:cut])
+        assert photo.note == TRUNCATED
+        seen = pixels_of(photo.image)
+        seen = seen[::-1] if name == "BMP" else seen
+        assert seen.shape == expected.shape
+        there = int(len(seen) * (share - 0.25))
+        assert np.array_equal(seen[:there], expected[:there])
+        assert not np.array_equal(seen, expected)
+        assert load_photo(tmp_path / "cut").size == photo.image.size
+        with pytest.raises(SynticError, match="truncated"):
+            decode_image(data[:cut], "x")  # what syntic has stored itself is whole
+
+
+def test_a_truncated_progressive_jpeg_is_decoded_from_the_scans_that_are_there(
+    tmp_path: Path,
+) -> None:
+    data = encoded(noise(), "JPEG", quality=90, progressive=True)
+    expected = pixels_of(decode_image(data, "x"))
+    first_scan = data.index(b"\xff\xda")
+    errors = []
+    # At every place, be it in a table between two scans.
+    for cut in range(len(data) - 1, len(data) // 3, -7):
+        assert cut > first_scan
+        photo = read_cut(tmp_path, data[:cut])
+        assert photo.note == TRUNCATED
+        errors.append(np.abs(pixels_of(photo.image) - expected).mean())
+    assert errors[0] == 0
+    assert max(errors) < 40
+    assert np.mean(errors[:50]) < np.mean(errors[-50:])
+
+
+def test_a_truncated_jpeg_may_be_decoded_small_and_turned(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(noise(640, 960), "JPEG", exif=exif)
+    photo = read_cut(tmp_path, data[: len(data) * 3 // 4], at_least=150)
+    assert photo == Photo(photo.image, TRUNCATED)
+    assert photo.image.size == (240, 160)
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if name != "GIF"])
+def test_a_photo_that_lacks_nearly_everything_is_an_error(name: str, tmp_path: Path) -> None:
+    kind, options = WHOLE[name]
+    mode = "L" if name.startswith("grey") else "RGBA" if "alpha" in name else "RGB"
+    data = encoded(noise(640, 960).convert(mode), kind, **options)
+    start = data.index(b"\xff\xda") + 14 if kind == "JPEG" else 0
+    for there in (start, start + (len(data) - start) // 100):
+        with pytest.raises(SynticError):
+            read_cut(tmp_path, data[:there])
+    with pytest.raises(SynticError, match=r"cut cannot be decoded .* copy it again"):
+        read_cut(tmp_path, data[: start + (len(data) - start) // 100])
+
+
+def test_an_interlaced_png_with_gaps_is_an_error(tmp_path: Path) -> None:
+    # Any byte below 5 is a kind of filter, so that all of these are rows of some pass.
+    rows = zlib.compress(np.random.default_rng(0).integers(0, 5, 3000, np.uint8).tobytes())
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 48, 8, 2, 0, 0, 1))
+    data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", rows)[:-20]
+    with pytest.raises(SynticError, match="truncated"):
+        read_cut(tmp_path, data)
+
+
+def test_no_more_of_a_truncated_file_than_a_limit_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = whole_file("JPEG")[:-50]
+    monkeypatch.setattr(decoding, "_MOST_TO_MEND", len(data))
+    assert read_cut(tmp_path, data).note == TRUNCATED
+    monkeypatch.setattr(decoding, "_MOST_TO_MEND", len(data) - 1)
+    with pytest.raises(SynticError, match=r"cannot be decoded .*truncated"):
+        read_cut(tmp_path, data)
+
+
+def test_truncated_and_whole_photos_are_read_side_by_side(tmp_path: Path) -> None:
+    """A switch for the whole process would let the damaged one through or refuse the others."""
+    png, jpeg = whole_file("PNG"), whole_file("JPEG")
+    damaged = bytearray(png)
+    damaged[len(png) // 2] ^= 255
+    kinds = {"cut.png": png[:-900], "cut.jpg": jpeg[:-90], "whole.png": png, "bad.png": damaged}
+    for name, data in kinds.items():
+        (tmp_path / name).write_bytes(data)
+
+    def outcome(name: str) -> str:
+        try:
+            return read_photo(tmp_path / name).note
+        except SynticError:
+            return "error"
+
+    names = list(kinds) * 50
+    with ThreadPoolExecutor(8) as readers:
+        found = list(readers.map(outcome, names))
+    assert found == [TRUNCATED, TRUNCATED, "", "error"] * 50
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
@@ -203,8 +502,6 @@ def test_other_formats_ignore_at_least() -> None:
         assert decode_image(data, "x", at_least=16).size == (160, 240)
 
 
-JPEG = encoded(Image.fromarray(quarters()), "JPEG")
-PNG = encoded(Image.fromarray(quarters()), "PNG")
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 WEBP_LARGEST = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xfe\x3f\0" * 2 + b"VP8 "
 
@@ -225,6 +522,10 @@ BAD = [
     ("bomb.png", png_of_size(30_000, 30_000), ["too large", "30000 x 30000"]),
     ("many.png", png_of_size(15_000, 15_000), ["too large", "15000 x 15000", "178 million"]),
     ("wide.jpg", encoded(Image.new("L", (30_000, 1)), "JPEG"), ["30000 x 1 pixels"]),
+    ("thin.png", encoded(Image.new("L", (3000, 1)), "PNG"), ["too thin", "3000 x 1", "50 to 1"]),
+    ("thin.jpg", encoded(Image.new("L", (20_000, 7)), "JPEG"), ["too thin", "20000 x 7 pixels"]),
+    ("high.png", encoded(Image.new("L", (2, 101)), "PNG"), ["too thin", "2 x 101", "crop it"]),
+    ("thin text.png", png_with_text_of_size(3000, 2), ["too thin", "3000 x 2"]),
     ("line\nbreak.jpg", b"", [r"line\nbreak.jpg", "empty"]),
     ("\x1b[2J.jpg", b"", [r"\x1b[2J.jpg", "empty"]),
 ]
@@ -247,6 +548,45 @@ def test_bad_photos_get_one_line_that_names_them(
         with pytest.raises(SynticError) as again:
             decode_image(content, str(path), at_least)
         assert str(again.value) == message
+
+
+def test_a_photo_of_the_thinnest_allowed_shape_is_read() -> None:
+    for size in ((50, 1), (1, 50), (1000, 20)):
+        assert decode_image(encoded(Image.new("RGB", size), "PNG"), "x").size == size
+
+
+def test_what_a_model_would_scale_to_gigabytes_or_to_nothing_is_refused() -> None:
+    check_model_input((640, 480), "a.jpg", 800, 1333)
+    check_model_input((20_000, 400), "a.jpg", 800, 1333)
+    check_model_input((4000, 1000), "a.jpg", 800)
+    for size, edges, numbers in [
+        ((20_000, 400), (800, None), "40000 x 800"),
+        ((400, 20_000), (800, None), "800 x 40000"),
+        ((3000, 1), (800, 1333), "1333 x 0"),
+        ((3000, 1), (800, None), "2400000 x 800"),
+    ]:
+        with pytest.raises(SynticError) as caught:
+            check_model_input(size, "a\nb.jpg", *edges)
+        message = str(caught.value)
+        assert message.startswith(r"'a\nb.jpg' is too thin")
+        assert numbers in message
+        assert f"{size[0]} x {size[1]} pixels" in message
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("height and width must be > 0"), MemoryError(), ZeroDivisionError("a\nb")]
+)
+def test_what_goes_wrong_in_preparing_a_photo_is_its_error(error: Exception) -> None:
+    with pytest.raises(SynticError) as caught, preparing("a.jpg"):
+        raise error
+    message = str(caught.value)
+    assert message.startswith("a.jpg cannot be prepared")
+    assert (str(error).split("\n")[0] or "MemoryError") in message
+    assert message.isprintable()
+    for kept in (SynticError("mine"), KeyboardInterrupt()):
+        with pytest.raises(type(kept)) as same, preparing("a.jpg"):
+            raise kept
+        assert same.value is kept
 
 
 @pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="older ones decode first")
@@ -318,9 +658,9 @@ def test_limits_are_ours_and_pillows_are_left_alone(monkeypatch: pytest.MonkeyPa
     with pytest.raises(SynticError):
         decode_image(JPEG[:-200], "cut")
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
-    monkeypatch.setattr(photos, "MAX_PIXELS", 32 * 48)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 32 * 48)
     assert decode_image(PNG, "exactly").size == (32, 48)
-    monkeypatch.setattr(photos, "MAX_PIXELS", 32 * 48 - 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 32 * 48 - 1)
     with pytest.raises(SynticError, match="32 x 48 pixels"):
         decode_image(PNG, "more")
 
@@ -386,12 +726,98 @@ DEEP = [*FLAT[:-1], "sub/c.jpg", "sub.jpg/e.png", FLAT[-1]]
     ],
 )
 def test_find_photos(album: Path, inputs: list[str], expected: list[str]) -> None:
-    (album / "album/around").unlink()  # how far a pattern follows links is Python's affair
     assert find_photos(inputs) == [Path(name) for name in expected]
 
 
 def test_find_photos_in_subfolders(album: Path) -> None:
     assert find_photos(["album"], recursive=True) == [Path("album", name) for name in DEEP]
+
+
+def notes_of(*inputs: str, recursive: bool = False) -> list[str]:
+    return list_photos(inputs, recursive).notes
+
+
+def test_a_pattern_through_a_link_loop_gives_each_file_once(album: Path) -> None:
+    # A loop by itself; two, through which there are 2^40 ways; and an album linked from elsewhere.
+    (album / "album/again").symlink_to(".", target_is_directory=True)
+    (album / "album/sub/up").symlink_to("../..", target_is_directory=True)
+    (album / "a").symlink_to("album", target_is_directory=True)
+    jpg = ["b.jpg", "dangling.jpg", "sub/c.jpg"]
+    listed = list_photos(["**/*[!b].jpg", "**/b.jpg"])
+    assert listed.photos == [Path("album", name) for name in (*jpg[1:], jpg[0])]
+    assert listed.notes == [
+        f"left out of {pattern}: 4 links to folders listed already"
+        for pattern in ("**/*[!b].jpg", "**/b.jpg")
+    ]
+    absolute = [photo.relative_to(album) for photo in find_photos([f"{album}/**/c.jpg"])]
+    assert absolute == [Path("album/sub/c.jpg")]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["**", "**/*", "**/*.png", "album/**", "album/**/?.jpg", "**/sub/**/*.jpg", "al*/**/[a-d].*"],
+)
+def test_a_deep_pattern_matches_what_pythons_does(album: Path, pattern: str) -> None:
+    (album / "album/around").unlink()
+    (album / "plain/readme.md").rename(album / "plain/readme.jpg")
+    expected = []
+    for name in sorted(glob.glob(pattern, recursive=True), key=os.fsencode):  # noqa: PTH207
+        if Path(name).is_file() or Path(name).is_symlink():
+            expected.append(Path(name))
+    listed = list_photos([pattern])
+    assert sorted(listed.photos) == sorted(expected)
+    assert listed.notes == []
+
+
+def test_links_to_files_within_a_folder_are_left_out_and_counted(album: Path) -> None:
+    (album / "album/Z.jpg").symlink_to("sub/c.jpg")
+    (album / "album/A.jpg").symlink_to(album / "album/b.jpg")
+    (album / "album/AA.jpg").symlink_to("A.jpg")
+    listed = list_photos(["album"])
+    assert listed.photos == [Path("album", name) for name in ("B.JPEG", "Z.jpg", *FLAT[1:])]
+    assert listed.notes == ["left out of album: 2 links to files listed already"]
+    listed = list_photos(["album"], recursive=True)
+    assert listed.photos == [Path("album", name) for name in DEEP]
+    assert listed.notes == ["left out of album: 3 links to files listed already"]
+    listed = list_photos(["album/*A.jpg"])
+    assert (listed.photos, len(listed.notes)) == ([Path("album/A.jpg")], 1)
+
+
+def test_what_is_named_twice_is_listed_twice_links_and_all(album: Path) -> None:
+    (album / "link.jpg").symlink_to("album/b.jpg")
+    names = ["album/b.jpg", "link.jpg", "album/b.jpg", "link.jpg"]
+    assert list_photos(names).photos == [Path(name) for name in names]
+    assert len(find_photos(["album", "album"])) == 2 * len(FLAT)
+    assert notes_of(*names, "album") == []
+
+
+def test_hard_links_are_photos_of_their_own(album: Path) -> None:
+    os.link(album / "album/b.jpg", album / "album/c.jpg")
+    (album / "album/A.jpg").symlink_to("b.jpg")  # so that there is something to leave out
+    names = [path.name for path in find_photos(["album"])]
+    assert names == sorted([*FLAT, "c.jpg"], key=os.fsencode)
+
+
+def test_images_that_syntic_does_not_read_are_counted_by_type(album: Path) -> None:
+    for name in ("a.jxl", "b.DNG", "c.dng", "sub/d.tga", "sub/e.dng", ".f.dng", "g.txt", "dng"):
+        (album / "album" / name).touch()
+    assert notes_of("album") == ["left out of album: 2 .dng, 1 .jxl, which syntic does not read"]
+    deep = ["left out of album: 3 .dng, 1 .jxl, 1 .tga, which syntic does not read"]
+    assert notes_of("album", recursive=True) == deep
+    assert notes_of("one.dat", "album/b.jpg") == []
+    assert list_photos(["album/c.dng"]).photos == [Path("album/c.dng")]  # named: a failed row
+    (album / "plain/x.psd").touch()
+    with pytest.raises(SynticError, match=r"plain holds no image that syntic reads \(1 .psd\)"):
+        find_photos(["plain"])
+
+
+def test_what_a_folder_gives_can_be_read_and_what_it_counts_cannot() -> None:
+    """The suffixes of Pillow's formats that are read, against the two lists."""
+    Image.init()
+    readable = {suffix for suffix, kind in Image.EXTENSION.items() if kind in decoding._FORMATS}
+    assert not readable & photo_files.UNREAD_SUFFIXES
+    assert not photo_files.IMAGE_SUFFIXES & photo_files.UNREAD_SUFFIXES
+    assert readable - photo_files.IMAGE_SUFFIXES <= {".avifs"}
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(album: Path) -> None:
@@ -409,6 +835,8 @@ def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(album: Path) -
         ("album", [f"album/{name}" for name in FLAT]),
         (" spaced .jpg\nalbum/*.png\n", [" spaced .jpg", "album/*.png"]),
         ("latin\udce9.jpg\none.dat\n", ["latin\udce9.jpg", "one.dat"]),
+        ("\ufeffalbum/b.jpg\r\none.dat", ["album/b.jpg", "one.dat"]),
+        ("\ufeffone.dat\0\ufeff.jpg\0", ["one.dat", "\ufeff.jpg"]),
     ],
 )
 def test_a_list_on_standard_input(album: Path, text: str, expected: list[str]) -> None:
@@ -416,6 +844,76 @@ def test_a_list_on_standard_input(album: Path, text: str, expected: list[str]) -
     for stdin in (io.StringIO(text), pipe):
         found = find_photos(["one.dat", "-", "one.dat"], stdin=stdin)
         assert found == [Path(name) for name in ["one.dat", *expected, "one.dat"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_list_that_powershell_wrote(album: Path, encoding: str) -> None:
+    data = "\ufeffone.dat\r\nalbum/é.gif\r\n".encode(encoding)
+    pipe = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
+    assert find_photos(["-"], stdin=pipe) == [Path("one.dat"), Path("album/é.gif")]
+    cut = io.TextIOWrapper(io.BytesIO(data[:-1]), encoding="utf-8")
+    with pytest.raises(SynticError, match="standard input, which cannot be read"):
+        find_photos(["-"], stdin=cut)
+
+
+def test_a_list_on_a_standard_input_that_is_closed(
+    album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SynticError, match=r"standard input, which cannot be read .*closed"):
+        find_photos(["one.dat", "-"])
+    closed = io.StringIO("one.dat")
+    closed.close()
+    with (album / "album").joinpath("b.jpg").open("wb") as unreadable:
+        for stdin in (closed, io.TextIOWrapper(unreadable)):
+            with pytest.raises(SynticError, match="standard input, which cannot be read"):
+                find_photos(["-"], stdin=stdin)
+
+
+def test_the_shell_closes_standard_input(album: Path) -> None:
+    code = (
+        "from syntic_cli.photos import find_photos\n"
+        "from syntic_cli.errors import SynticError\n"
+        "try: find_photos(['-'])\n"
+        "except SynticError as error: print(error)"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" <&-', sys.executable, code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("- stands for a list on standard input"), done.stderr
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("encoding", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONUTF8": "1"}])
+def test_names_that_are_not_utf8_are_found_and_read(
+    tmp_path: Path, encoding: dict[str, str]
+) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)  # noqa: PTH102 - a name of bytes
+    for name in (b"\xff.png", "写真.png".encode(), "e\u0301.png".encode()):
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(PNG)
+    code = (
+        "import sys; from syntic_cli.photos import list_photos, load_photo\n"
+        "from syntic_cli.errors import SynticError\n"
+        "for name in [sys.argv[1], sys.argv[1] + '/*.png', sys.argv[1] + '/**/*.png', '-']:\n"
+        "    found = list_photos([name]).photos\n"
+        "    print(len(found), [load_photo(photo).size for photo in found])\n"
+        "try: load_photo(sys.argv[1] + '/none.png')\n"
+        "except SynticError as error: print('no such file' in str(error))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder],
+        input=folder + b"/\xff.png\n",
+        env={**os.environ, "PYTHONCOERCECLOCALE": "0", **encoding},
+        capture_output=True,
+        check=False,
+    )
+    three, one = f"3 {[(32, 48)] * 3}", f"1 {[(32, 48)]}"
+    assert done.stderr == b""
+    assert done.stdout.decode().splitlines() == [three, three, three, one, "True"]
 
 
 @pytest.mark.parametrize(

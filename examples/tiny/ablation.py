@@ -151,7 +151,7 @@ class Bench:
         self.texts, self.photos, self.settings = texts, photos, settings
         self.temperature = temperature
         self.tokenizer = make_tokenizer(settings.tokenizer, texts.captions)
-        found = encode_captions(self.tokenizer, texts.captions, settings.max_length - 1)
+        found = encode_captions(self.tokenizer, texts.captions, settings.max_length - 1)[:2]
         self.lengths = np.diff(found[1])
         self.tokens, self.offsets = (torch.from_numpy(np.asarray(array)) for array in found)
         self.near = project(photos.features, texts.texts, temperature)

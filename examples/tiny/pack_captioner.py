@@ -79,7 +79,8 @@ def main() -> None:
         for name, values in decoder.items():
             if values.ndim == 2:
                 decoder[name], scales[f"decoder/{name}"] = in_bytes(values)
-        groups = {"decoder": decoder, "history": artifact.group("history")}
+        groups = {"decoder": decoder}
+        groups |= {name: artifact.group(name) for name in ("history", "repetition")}
         attributes = {name: artifact.attributes[name] for name in KEPT}
         # Where its inputs lay says nothing on another machine.
         inputs = {

@@ -21,6 +21,7 @@ from .recipe import Recipe
 from .shards import Draft
 from .workspace import remember_preset
 
+SUFFIXES = (".h5", ".hdf5", ".hdf", "")
 LOCK = ".syntic.lock"
 OWNER = ".syntic.lock.owner"
 
@@ -59,6 +60,11 @@ def making(
     """
     if not path.name:
         raise SynticError("--output: an empty name was given for a file: is a variable unset?")
+    if path.suffix.lower() not in SUFFIXES:
+        raise SynticError(
+            f"--output {path}: an artifact is HDF5, so name it .h5; other formats are printed "
+            f"(--format json > {path.with_suffix('.json').name})"
+        )
     with locked(path.parent):
         fate = None if run.force or not path.exists() else _fate(path, recipe, earlier)
         keep_as = _kept_name(path) if fate and fate.keep and run.keep else None
@@ -91,21 +97,21 @@ def _fate(
 ) -> Earlier | None:
     if earlier is None:
         return None
-    with Artifact(path, recipe.stage) as there:
-        return None if there.fingerprint == recipe.fingerprint else earlier(there)
+    with Artifact(path, recipe.stage) as existing:
+        return None if existing.fingerprint == recipe.fingerprint else earlier(existing)
 
 
 def _kept_name(path: Path) -> Path:
-    with Artifact(path) as there:
-        created = re.sub(r"[^0-9T-]", "", there.created[:19])
+    with Artifact(path) as existing:
+        created = re.sub(r"[^0-9T-]", "", existing.created[:19])
     return path.with_name(f"{path.stem}-{created}-{os.getpid()}{path.suffix}")
 
 
 def kept_beside(path: Path) -> list[Path]:
     """Earlier artifacts of other input, kept beside the one at `path`; the oldest first."""
     name = re.compile(re.escape(path.stem) + r"-[0-9T-]+" + re.escape(path.suffix))
-    found = [other for other in path.parent.glob("*.h5") if name.fullmatch(other.name)]
-    return sorted(found, key=lambda other: (other.stat().st_mtime_ns, other.name))
+    earlier = [other for other in path.parent.glob("*.h5") if name.fullmatch(other.name)]
+    return sorted(earlier, key=lambda other: (other.stat().st_mtime_ns, other.name))
 
 
 @contextmanager
@@ -125,7 +131,9 @@ def locked(folder: Path) -> Iterator[None]:
             f"{folder}: in use by {_owner(folder)}; wait for it, or give another --workspace"
         ) from None
     except (FileExistsError, NotADirectoryError) as error:
-        raise SynticError(f"{folder}: is not a folder; name another --workspace") from error
+        raise SynticError(
+            f"{folder}: cannot be written (is not a folder); name another --workspace or --output"
+        ) from error
     except OSError as error:
         raise SynticError(
             f"{folder}: cannot be written ({error.strerror}); name another --workspace, or an "

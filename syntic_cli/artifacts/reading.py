@@ -237,17 +237,17 @@ class Artifact:
             offsets = self.numbers("offsets", start, stop + 1)
             if offsets[0] < 0 or np.any(np.diff(offsets) < 0) or offsets[-1] > self._objects:
                 raise ValueError("it does not fit the objects")
-        found = {
+        columns = {
             name: self.numbers(name, int(offsets[0]), int(offsets[-1]))
             for name, column in self.columns.items()
             if column.axis == "object"
         }
-        return {"offsets": offsets - offsets[0], **found}
+        return {"offsets": offsets - offsets[0], **columns}
 
     def _check_crc(self, name: str, values: Sequence[bytes], start: int, stop: int | None) -> None:
         stored = self._file["crc32"][name][start:stop]
-        found = np.fromiter(map(zlib.crc32, values), np.uint32, len(values))
-        wrong = np.flatnonzero(stored != found)
+        computed = np.fromiter(map(zlib.crc32, values), np.uint32, len(values))
+        wrong = np.flatnonzero(stored != computed)
         if len(wrong):
             raise OSError(f"checksum of row {start + int(wrong[0])} does not match")
 

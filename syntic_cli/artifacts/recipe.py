@@ -76,27 +76,27 @@ class Recipe:
         Raises:
             KeyError, TypeError, ValueError: where it is something else.
         """
-        settings, models = content["settings"], content["models"]
-        if not isinstance(settings, dict) or not isinstance(models, dict):
-            raise ValueError("settings or models that are no objects")
-        inputs = {role: Input.from_json(given) for role, given in content["inputs"].items()}
+        settings, models, given = (content[name] for name in ("settings", "models", "inputs"))
+        if not all(isinstance(values, dict) for values in (settings, models, given)):
+            raise ValueError("settings, models or inputs that are no objects")
+        inputs = {role: Input.from_json(one) for role, one in given.items()}
         return Recipe(str(content["stage"]), settings, inputs, models, str(content["origin"]))
 
     def differences(self, other: Recipe) -> list[str]:
         """What changed from this recipe to the other one, each as `name: old → new`."""
-        found = []
+        changes = []
         for name in dict.fromkeys([*self.settings, *other.settings]):
             old, new = self.settings.get(name), other.settings.get(name)
             if old != new:
-                found.append(f"{name}: {_short(old)} → {_short(new)}")
+                changes.append(f"{name}: {_short(old)} → {_short(new)}")
         for role in dict.fromkeys([*self.inputs, *other.inputs]):
             before, after = self.inputs.get(role), other.inputs.get(role)
             if (before and before.fingerprint) != (after and after.fingerprint):
                 names = [
                     f"{g.file} ({g.fingerprint[:8]})" if g else "none" for g in (before, after)
                 ]
-                found.append(f"{role}: {names[0]} → {names[1]}")
-        return found
+                changes.append(f"{role}: {names[0]} → {names[1]}")
+        return changes
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..console import count
 from ..errors import ConflictError, DamagedError, MissingError, SynticError
 from ..models.identity import same_model
 from ..photos import decode_image
@@ -31,18 +32,27 @@ class DetectedObject:
 
 @dataclass(frozen=True)
 class Caption:
-    """What was said of one photo; error says why nothing was, and is empty where all went well."""
+    """What was said of one photo; error says why nothing was, and is empty where all went well.
+
+    note says what a reader of the caption should know of the photo, such as `truncated`.
+    """
 
     path: str
     caption: str
     log_probability: float
     objects: list[DetectedObject]
     error: str = ""
+    note: str = ""
 
 
 def errors_of(results: Sequence[Any]) -> list[str]:
     """The `error` column: why each row failed, empty where it did not."""
     return [str(result) if isinstance(result, SynticError) else "" for result in results]
+
+
+def cut_texts(number: int, tokens: int) -> list[str]:
+    """The warning, if any, that so many texts exceed what a model takes."""
+    return [f"{count(number, 'text')} cut at {tokens} tokens"] if number else []
 
 
 def reopen(path: Path, state: str, *stages: str) -> Artifact:
@@ -76,14 +86,14 @@ def features(artifact: Artifact, name: str, start: int = 0, stop: int | None = N
     Raises:
         DamagedError: where a feature holds a value that is no number; equations would spread it.
     """
-    found = artifact.numbers(name, start, stop)
-    wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    values = artifact.numbers(name, start, stop)
+    wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(wrong):
         raise DamagedError(
             f"{artifact.path}: {name!r} of row {start + int(wrong[0])} is not finite; make it "
             f"again with `syntic {artifact.stage} --force`"
         )
-    return found
+    return values
 
 
 def support_set(texts: Artifact) -> tuple[np.ndarray, list[str]]:
@@ -94,13 +104,13 @@ def support_set(texts: Artifact) -> tuple[np.ndarray, list[str]]:
     Raises:
         MissingError: where it holds no texts.
     """
-    found, captions = features(texts, "text_features"), texts.texts("captions")
-    there = np.flatnonzero(found.any(axis=1))  # a text that could not be encoded is all zeros
-    if not len(there):
+    vectors, captions = features(texts, "text_features"), texts.texts("captions")
+    encoded = np.flatnonzero(vectors.any(axis=1))  # a text that could not be encoded is all zeros
+    if not len(encoded):
         raise MissingError(f"{texts.path}: holds no texts; the support set would be empty")
-    if len(there) == len(captions):
-        return found, captions
-    return found[there], [captions[row] for row in there]
+    if len(encoded) == len(captions):
+        return vectors, captions
+    return vectors[encoded], [captions[row] for row in encoded]
 
 
 def refuse_other_clip(one: Artifact, other: Artifact) -> None:
@@ -173,9 +183,9 @@ def read_captions(artifact: Artifact) -> list[Caption]:
     Raises:
         DamagedError: where they cannot be read.
     """
-    found = artifact.objects(0, artifact.rows)
+    objects = artifact.objects(0, artifact.rows)
     vocabulary = artifact.texts("vocabulary")
-    cuts, labels = found["offsets"], found["label"]
+    cuts, labels = objects["offsets"], objects["label"]
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(vocabulary):
         raise DamagedError(f"{artifact.path}: 'label' has no name; make it again")
     columns = zip(
@@ -183,6 +193,7 @@ def read_captions(artifact: Artifact) -> list[Caption]:
         artifact.texts("caption"),
         artifact.numbers("log_probability").tolist(),
         artifact.texts("error"),
+        artifact.column("note"),
         strict=True,
     )
     return [
@@ -192,11 +203,12 @@ def read_captions(artifact: Artifact) -> list[Caption]:
             log_probability,
             named_objects(
                 labels[cuts[row] : cuts[row + 1]],
-                found["score"][cuts[row] : cuts[row + 1]],
-                found["box"][cuts[row] : cuts[row + 1]],
+                objects["score"][cuts[row] : cuts[row + 1]],
+                objects["box"][cuts[row] : cuts[row + 1]],
                 vocabulary,
             ),
             error,
+            note,
         )
-        for row, (photo, text, log_probability, error) in enumerate(columns)
+        for row, (photo, text, log_probability, error, note) in enumerate(columns)
     ]

@@ -222,14 +222,14 @@ class Draft:
 
     def missing(self, rows: int) -> list[tuple[int, int]]:
         """Ranges (start, stop) of rows that are not committed yet."""
-        found, position = [], 0
+        ranges, position = [], 0
         for piece in self.pieces():
             if piece.start > position:
-                found.append((position, piece.start))
+                ranges.append((position, piece.start))
             position = max(position, piece.stop)
         if position < rows:
-            found.append((position, rows))
-        return found
+            ranges.append((position, rows))
+        return ranges
 
     def commit(self, start: int, columns: Mapping[str, Values]) -> None:
         """Commit rows from `start` on as one shard: written, synced, renamed.
@@ -329,22 +329,22 @@ class Draft:
                         values = shard.column(name, piece.first, last)
                         append_rows(file, name, column.kind, values, total=total)
                 if ragged:
-                    found = shard.objects(piece.first, last)
-                    offsets = found.pop("offsets") + objects
+                    ragged_columns = shard.objects(piece.first, last)
+                    offsets = ragged_columns.pop("offsets") + objects
                     objects = int(offsets[-1])
                     append_rows(file, "offsets", "number", offsets[1:])
-                    for name, numbers in found.items():
+                    for name, numbers in ragged_columns.items():
                         append_rows(file, name, "number", numbers, total=all_objects)
 
     def _count_objects(self, pieces: Sequence[Piece]) -> int:
         """How many objects the rows have, so that no chunk is larger than its dataset."""
-        found = 0
+        total = 0
         for piece in pieces:
             with self._open_piece(piece) as shard:
                 last = piece.first + piece.stop - piece.start
                 first, end = (shard.numbers("offsets", at, at + 1)[0] for at in (piece.first, last))
-                found += int(end - first)
-        return found
+                total += int(end - first)
+        return total
 
 
 class _Shard(Artifact):
@@ -368,12 +368,12 @@ def failed_rows(artifact: Artifact) -> np.ndarray:
 
 def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
     """Ranges (start, stop) in which the rows, none of them -1, follow one another."""
-    there = np.flatnonzero(rows >= 0)
-    if not len(there):
+    kept = np.flatnonzero(rows >= 0)
+    if not len(kept):
         return []
-    follows = (np.diff(there) == 1) & (np.diff(rows[there]) == 1)
+    follows = (np.diff(kept) == 1) & (np.diff(rows[kept]) == 1)
     cuts = np.flatnonzero(~follows) + 1
-    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(there, cuts)]
+    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(kept, cuts)]
 
 
 def _conflict(path: Path, old: Recipe, new: Recipe) -> str:

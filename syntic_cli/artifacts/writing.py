@@ -137,7 +137,10 @@ def append_rows(
     if kind == "number":
         _append(file, name, np.asarray(values), total)
         return
-    data = [v.encode() if isinstance(v, str) else bytes(v) for v in values]
+    # Half a surrogate pair, which JSON's \\u escapes can leave alone, has no UTF-8.
+    data = [
+        v.encode("utf-8", "backslashreplace") if isinstance(v, str) else bytes(v) for v in values
+    ]
     rows = np.empty(len(data), dtype=object)
     for row, value in enumerate(data):
         rows[row] = value if kind == "text" else np.frombuffer(value, np.uint8)

@@ -32,28 +32,57 @@ class DecoderConfig:
 
 
 class KeyValueCache:
-    """Keys and values of all positions decoded so far, for each layer."""
+    """Keys and values of all positions decoded so far, for each layer.
 
-    def __init__(self, config: DecoderConfig, rows: int, like: Tensor) -> None:
-        positions = config.prefix_length + config.max_length
-        shape = (config.layers, 2, rows, config.heads, positions, config.width // config.heads)
-        self._held = like.new_empty(shape)
+    A row has B branches, the captions of its beam, and holds B positions a step behind its prefix.
+    A mask tells every branch which positions are its own past: to go on from another's caption, it
+    takes over that one's line of the mask, and no key moves.
+    """
+
+    def __init__(self, config: DecoderConfig, prefix: Tensor, branches: int, steps: int) -> None:
+        rows, self._prefix, width = prefix.shape
+        self._branches = branches
+        positions = self._prefix + branches * steps
+        shape = (2, rows, config.heads, positions, width // config.heads)
+        self._held = [prefix.new_empty(shape) for _ in range(config.layers)]
+        # What is added to the logits of attention, (N, 1, B, positions).
+        self._mask = prefix.new_full((rows, 1, branches, positions), -torch.inf)
+        self._mask[..., : self._prefix] = 0.0
         self.length = 0
+
+    @property
+    def depth(self) -> int:
+        """Where the next token stands in its own caption, behind the prefix."""
+        return self._prefix + (self.length - self._prefix) // self._branches
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add a layer's keys and values, (N, H, T, D), and return all of that layer's."""
         end = self.length + keys.shape[2]
-        self._held[layer, 0, :, :, self.length : end] = keys
-        self._held[layer, 1, :, :, self.length : end] = values
-        return self._held[layer, 0, :, :, :end], self._held[layer, 1, :, :, :end]
+        held_keys, held_values = self._held[layer]
+        held_keys[:, :, self.length : end] = keys
+        held_values[:, :, self.length : end] = values
+        return held_keys[:, :, :end], held_values[:, :, :end]
+
+    def mask(self) -> Tensor | None:
+        """The mask of a step's tokens, (N, 1, B, T); None for the prefix and where B is 1."""
+        if self.length < self._prefix or self._branches == 1:
+            return None
+        end = self.length + self._branches
+        self._mask[..., self.length : end].diagonal(dim1=2, dim2=3).zero_()
+        return self._mask[..., :end]
+
+    def branch(self, parents: Tensor) -> None:
+        """Let every branch go on from one of its row, by its number: (N, B)."""
+        past = self._mask[..., : self.length]
+        past.copy_(past.gather(2, parents[:, None, :, None].expand(-1, 1, -1, self.length)))
 
     def select(self, rows: Tensor) -> None:
-        """Keep the given rows, in that order; a row may be taken more than once."""
-        kept = self._held[..., : self.length, :].index_select(2, rows)
-        if len(rows) > self._held.shape[2]:
-            self._held = kept.new_empty((*kept.shape[:2], len(rows), *self._held.shape[3:]))
-        self._held = self._held[:, :, : len(rows)]
-        self._held[..., : self.length, :] = kept
+        """Keep the given rows, in that order."""
+        for layer, held in enumerate(self._held):
+            kept = held[..., : self.length, :].index_select(1, rows)
+            self._held[layer] = held[:, : len(rows)]
+            self._held[layer][..., : self.length, :] = kept
+        self._mask = self._mask[rows]
 
 
 class SelfAttention(nn.Module):
@@ -66,15 +95,17 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, layer: int, cache: KeyValueCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, layer: int, cache: KeyValueCache | None, mask: Tensor | None
+    ) -> Tensor:
         n, t, width = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (N, H, T, D)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         # Without a cache t is not asked for: a compiled step holds for captions of any length.
-        causal = cache is None or t > 1
+        causal = mask is None and (cache is None or t > 1)
         mixed = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
+            q, k, v, mask, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
         )
         return self.out(mixed.transpose(1, 2).reshape(n, t, width))
 
@@ -94,8 +125,10 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, layer: int, cache: KeyValueCache | None) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm_attention(x), layer, cache))
+    def forward(
+        self, x: Tensor, layer: int, cache: KeyValueCache | None, mask: Tensor | None
+    ) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm_attention(x), layer, cache, mask))
         return x + self.dropout(self.mlp(self.norm_mlp(x)))
 
 
@@ -205,27 +238,31 @@ class Decoder(nn.Module):
     def hidden(self, prefix: Tensor, tokens: Tensor) -> Tensor:
         """Hidden states before the head, (N, L + 1, width), in the order of `forward`'s logits."""
         x = torch.cat([prefix, self.token(tokens)], dim=1)
+        x = x + self.position.weight[: x.shape[1]]
         return self._run(x, None)[:, prefix.shape[1] - 1 :]
 
-    def start(self, prefix: Tensor) -> tuple[Tensor, KeyValueCache]:
-        """Logits of the first token, (N, vocabulary), and the cache to go on from."""
-        cache = KeyValueCache(self.config, len(prefix), prefix)
-        return self.head(self._run(prefix, cache)[:, -1]), cache
+    def start(
+        self, prefix: Tensor, *, steps: int, branches: int = 1
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Logits of the first token, (N, vocabulary), and a cache for `steps` more, in branches."""
+        cache = KeyValueCache(self.config, prefix, branches, steps)
+        x = prefix + self.position.weight[: prefix.shape[1]]
+        return self.head(self._run(x, cache)[:, -1]), cache
 
     def step(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-        """Logits of the next token, (N, vocabulary), after one more token, (N,), a row."""
-        return self.head(self._run(self.token(tokens)[:, None], cache)[:, -1])
+        """Logits of the next token, (N, B, vocabulary), after one more token, (N, B), a branch."""
+        x = self.token(tokens) + self.position.weight[cache.depth]
+        return self.head(self._run(x, cache))
 
     def head(self, x: Tensor) -> Tensor:
         """Logits from hidden states, through the token embedding."""
         return F.linear(x, self.token.weight)
 
     def _run(self, x: Tensor, cache: KeyValueCache | None) -> Tensor:
-        first = cache.length if cache is not None else 0
-        length = x.shape[1]
-        x = self.dropout(x + self.position.weight[first : first + length])
+        mask = cache.mask() if cache is not None else None
+        x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
-            x = block(x, layer, cache)
+            x = block(x, layer, cache, mask)
         if cache is not None:
-            cache.length += length
+            cache.length += x.shape[1]
         return self.norm(x)

@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 
 from .decoder import Decoder
+from .repetition import Repetition
 
 
 @torch.no_grad()
-def greedy(decoder: Decoder, prefix: Tensor, *, end: int, max_length: int) -> tuple[Tensor, Tensor]:
+def greedy(
+    decoder: Decoder,
+    prefix: Tensor,
+    *,
+    end: int,
+    max_length: int,
+    repetition: Repetition | None = None,
+) -> tuple[Tensor, Tensor]:
     """Take the most likely token each time.
 
     Args:
@@ -19,6 +27,7 @@ def greedy(decoder: Decoder, prefix: Tensor, *, end: int, max_length: int) -> tu
         prefix: (N, P, width).
         end: the token that ends a caption.
         max_length: the most tokens a caption has, the end token included.
+        repetition: what a word costs that a caption has already, if anything.
 
     Returns:
         Tokens, (N, max_length), filled up with `end`; log-probabilities, (N,), in nats.
@@ -26,9 +35,9 @@ def greedy(decoder: Decoder, prefix: Tensor, *, end: int, max_length: int) -> tu
     rows = torch.arange(len(prefix), device=prefix.device)
     sequences = torch.full((len(rows), max_length), end, device=prefix.device)
     totals = prefix.new_zeros(len(rows), dtype=torch.float32)
-    logits, cache = decoder.start(prefix)
+    logits, cache = decoder.start(prefix, steps=max_length)
     for position in range(max_length):
-        best, tokens = logits.float().log_softmax(-1).max(-1)
+        best, tokens = _scores(logits, sequences[rows, :position], repetition).max(-1)
         sequences[rows, position] = tokens
         totals[rows] += best
         going = (tokens != end).nonzero().squeeze(1)
@@ -37,8 +46,8 @@ def greedy(decoder: Decoder, prefix: Tensor, *, end: int, max_length: int) -> tu
         if len(going) < len(rows):
             rows, tokens = rows[going], tokens[going]
             cache.select(going)
-        logits = decoder.step(tokens, cache)
-    return sequences, totals
+        logits = decoder.step(tokens[:, None], cache)[:, 0]
+    return sequences, totals - _paid(sequences, repetition)
 
 
 @torch.no_grad()
@@ -50,10 +59,12 @@ def beam_search(
     beam: int,
     max_length: int,
     length_penalty: float = 1.0,
+    repetition: Repetition | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Keep the best partial captions of each row; finished ones compete with the others.
 
-    Captions are ranked by log-probability / length ** length_penalty. A beam of 1 is greedy search.
+    Captions are ranked by score / length ** length_penalty, the score being the log-probability
+    with what repetitions cost. A beam of 1 is greedy search.
 
     Args:
         decoder: in evaluation mode.
@@ -62,6 +73,7 @@ def beam_search(
         beam: partial captions kept a row.
         max_length: the most tokens a caption has, the end token included.
         length_penalty: 0 ranks by log-probability alone, 1 by its mean a token.
+        repetition: what a word costs that a caption has already, if anything.
 
     Returns:
         Tokens, (N, max_length), filled up with `end`; log-probabilities, (N,), in nats.
@@ -73,6 +85,7 @@ def beam_search(
         beam=beam,
         max_length=max_length,
         length_penalty=length_penalty,
+        repetition=repetition,
     )
     return found.take(found.ranks.argmax(dim=1))
 
@@ -82,7 +95,7 @@ class Candidates:
     """The captions that a beam search ends with, B for each of N rows.
 
     tokens: (N, B, max_length), filled up with the end token. log_probabilities: (N, B), in nats.
-    ranks: (N, B), log-probability / length ** length_penalty.
+    ranks: (N, B), what they are ranked by.
     """
 
     tokens: Tensor
@@ -104,21 +117,23 @@ def beam_candidates(
     beam: int,
     max_length: int,
     length_penalty: float = 1.0,
+    repetition: Repetition | None = None,
 ) -> Candidates:
     """What `beam_search` chooses from; the arguments are its own."""
     if beam == 1:
-        tokens, totals = greedy(decoder, prefix, end=end, max_length=max_length)
+        tokens, totals = greedy(
+            decoder, prefix, end=end, max_length=max_length, repetition=repetition
+        )
         return Candidates(tokens[:, None], totals[:, None], totals[:, None])
     n = len(prefix)
-    logits, cache = decoder.start(prefix)
-    beam = min(beam, logits.shape[-1])
+    beam = min(beam, decoder.config.vocabulary)
+    logits, cache = decoder.start(prefix, steps=max_length, branches=beam)
     scores, tokens = logits.float().log_softmax(-1).topk(beam)  # (N, B)
     sequences = torch.full((n, beam, max_length), end, device=prefix.device)
     sequences[:, :, 0] = tokens
     lengths = torch.ones_like(scores)
     found = Candidates(sequences.clone(), scores.clone(), scores.clone())
     rows = torch.arange(n, device=prefix.device)
-    cache.select(rows.repeat_interleave(beam))
 
     for position in range(1, max_length + 1):
         finished = sequences[:, :, position - 1] == end
@@ -126,20 +141,18 @@ def beam_candidates(
         if position == max_length or len(alive) < len(rows):
             # Rows that go on are written again later.
             found.tokens[rows] = sequences
-            found.log_probabilities[rows] = scores
+            found.log_probabilities[rows] = scores - _paid(sequences, repetition)
             found.ranks[rows] = scores / lengths**length_penalty
         if position == max_length or len(alive) == 0:
             break
         if len(alive) < len(rows):
-            taken = (alive[:, None] * beam + torch.arange(beam, device=alive.device)).flatten()
-            cache.select(taken)
+            cache.select(alive)
             rows, finished = rows[alive], finished[alive]
             sequences, scores, lengths = sequences[alive], scores[alive], lengths[alive]
 
-        logits = decoder.step(sequences[:, :, position - 1].flatten(), cache)
-        next_scores, next_tokens = logits.float().log_softmax(-1).topk(beam)
-        next_scores = next_scores.view(len(rows), beam, beam)
-        next_tokens = next_tokens.view(len(rows), beam, beam)
+        logits = decoder.step(sequences[:, :, position - 1], cache)
+        written = sequences[:, :, :position]
+        next_scores, next_tokens = _scores(logits, written, repetition).topk(beam)  # (N, B, B)
         # A finished caption has one continuation: itself.
         next_scores[finished] = -torch.inf
         next_tokens[finished] = end
@@ -154,6 +167,16 @@ def beam_candidates(
         lengths = lengths.gather(1, parents)
         sequences = sequences.gather(1, parents[..., None].expand(-1, -1, max_length))
         sequences[:, :, position] = next_tokens.flatten(1).gather(1, best)
-        offset = torch.arange(len(rows), device=rows.device)[:, None] * beam
-        cache.select((parents + offset).flatten())
+        cache.branch(parents)
     return found
+
+
+def _scores(logits: Tensor, written: Tensor, repetition: Repetition | None) -> Tensor:
+    """What each next token adds to a caption's score, (..., V), by what is written, (..., T)."""
+    scores = logits.float().log_softmax(-1)
+    return scores if repetition is None else repetition.charge_(scores, written)
+
+
+def _paid(captions: Tensor, repetition: Repetition | None) -> Tensor | float:
+    """What repetitions have cost each caption, (...), in nats."""
+    return 0.0 if repetition is None else repetition.paid(captions)

@@ -171,6 +171,18 @@ def jar(*parts: str) -> Path:
     )
 
 
+def own_jar() -> Path:
+    """Find the classes that syntic itself puts beside those of METEOR and SPICE.
+
+    Raises:
+        SynticError: the package was installed without them.
+    """
+    path = Path(__file__).with_name("syntic-metrics.jar")
+    if not path.is_file():
+        raise SynticError(f"{path} is missing: pip install --force-reinstall syntic-cli")
+    return path
+
+
 def _find_java(name: str) -> str:
     folder = str(_home() / "bin")
     java = shutil.which("java", path=folder)

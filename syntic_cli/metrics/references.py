@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import SynticError
+from ..errors import SynticError, shown
+from ..texts.characters import is_blank
+from ..texts.fields import Record, Wanted
+from ..texts.formats import PHOTO_FIELDS, TEXT_FIELDS
+from ..texts.records import Texts, open_texts
 
-_IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "image_id")
-_CAPTION_COLUMNS = ("caption", "text", "sentence")
+_NO_CAPTION = "name the captions so"
+# A COCO results file has image_id, what `syntic caption` prints has path.
+_CANDIDATE_FIELDS = ("image_id", *(name for name in PHOTO_FIELDS if name != "image_id"))
 # 000000123456.jpg and COCO_val2014_000000123456.jpg; not the hex digits that end Flickr8k's names.
 _NUMBERED = re.compile(r"(?:COCO_[a-z]+\d{4}_)?(\d+)", re.ASCII)
 
@@ -29,11 +32,13 @@ class References:
         source: the file's name as given.
         captions: by photo: the file name in the references, or the id where they hold no name.
         ids: the photo of each id that the file itself gives.
+        notes: what was left out, and how the file was read, a line each.
     """
 
     source: str
     captions: dict[str, list[str]]
     ids: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def find(self, photo: str) -> str | None:
         """Find a photo by its path, as `find_name` does, or else as an id.
@@ -50,6 +55,8 @@ class References:
     def find_name(self, photo: str) -> str | None:
         """Find a photo by its file name: whole, without folders, without suffix, by its number.
 
+        Letters with marks are the same composed (NFC) and, as macOS writes names, decomposed (NFD).
+
         Returns:
             The photo's key in `captions`, or None.
 
@@ -58,7 +65,7 @@ class References:
         """
         if photo in self.captions:
             return photo
-        parts = _parts(photo)
+        parts = _parts(composed(photo))
         stem = _stem(parts[-1])
         keys = (
             self._names.get(parts[-1]) or self._stems.get(stem) or self._numbers.get(_number(stem))
@@ -71,26 +78,26 @@ class References:
 
     def _nearest(self, photo: str, parts: list[str], keys: list[str]) -> str:
         """Choose, of photos that share a name, the one that shares most folders with it, too."""
-        shared = [_shared_folders(parts, _parts(key)) for key in keys]
+        shared = [_shared_folders(parts, _parts(composed(key))) for key in keys]
         best = [key for key, count in zip(keys, shared, strict=True) if count == max(shared)]
         if len(best) > 1:
             raise SynticError(
-                f"{self.source}: {photo} could be {' or '.join(best[:3])}; name the photo with its"
-                " folder as there"
+                f"{self.source}: {shown(photo)} could be {' or '.join(map(shown, best[:3]))}; name"
+                " the photo with its folder as there"
             )
         return best[0]
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
-        return _table((_parts(key)[-1], key) for key in self.captions)
+        return _table((_parts(composed(key))[-1], key) for key in self.captions)
 
     @cached_property
     def _stems(self) -> dict[str, list[str]]:
-        return _table((_stem(_parts(key)[-1]), key) for key in self.captions)
+        return _table((_stem(name), key) for name, keys in self._names.items() for key in keys)
 
     @cached_property
     def _numbers(self) -> dict[str | None, list[str]]:
-        numbered = ((_number(_stem(_parts(key)[-1])), key) for key in self.captions)
+        numbered = ((_number(stem), key) for stem, keys in self._stems.items() for key in keys)
         return _table((number, key) for number, key in numbered if number is not None)
 
 
@@ -104,6 +111,7 @@ class Matched:
         references: one or more for each photo.
         missing: photos with references but no caption, as the references name them.
         extra: photos with a caption but no references.
+        keys: the photos, named as the references name them.
     """
 
     ids: list[str]
@@ -111,6 +119,7 @@ class Matched:
     references: list[list[str]]
     missing: list[str]
     extra: list[str]
+    keys: list[str] = field(default_factory=list)
 
 
 def match(candidates: Sequence[tuple[str, str]], references: References) -> Matched:
@@ -137,259 +146,196 @@ def match(candidates: Sequence[tuple[str, str]], references: References) -> Matc
             continue
         if key in owners:
             raise SynticError(
-                f"{references.source}: its photo {key} has two captions, of {owners[key]} and of"
-                f" {photo}; keep one"
+                f"{references.source}: its photo {shown(key)} has two captions, of"
+                f" {shown(owners[key])} and of {shown(photo)}; keep one"
             )
         owners[key] = photo
         matched.ids.append(photo)
+        matched.keys.append(key)
         matched.captions.append(caption)
         matched.references.append(references.captions[key])
     matched.missing.extend(key for key in references.captions if key not in owners)
     return matched
 
 
-def load_candidates(path: str | Path) -> list[tuple[str, str]]:
-    """Read captions to score from a COCO results file: a list of {"image_id", "caption"}.
+class Candidates(list[tuple[str, str]]):
+    """(photo, caption) of captions to score, in their file's order.
+
+    Attributes:
+        notes: what was left out, and how the file was read, a line each.
+    """
+
+    def __init__(self, captions: Iterable[tuple[str, str]], notes: Iterable[str] = ()) -> None:
+        super().__init__(captions)
+        self.notes = list(notes)
+
+
+def load_candidates(
+    path: str | Path,
+    *,
+    photos: Sequence[str | Path] | None = None,
+    encoding: str = "utf-8",
+) -> Candidates:
+    """Read captions to score, as `syntic caption` prints them or in a COCO results file.
 
     Args:
-        path: the JSON file.
+        path: any format of texts that names a photo (image_id, path, image, ...) for each caption:
+            JSON, JSON lines or a table. Rows with an `error` are left out.
+        photos: the photos of a plain text file, whose lines are their captions in this order; an
+            empty line is of a photo that has none.
+        encoding: of the file.
 
     Returns:
-        (image id, caption), in the file's order.
+        The captions, and what was left out.
 
     Raises:
-        SynticError: the file cannot be read or understood; the message names the entry.
+        SynticError: the file cannot be read or understood, or there is no caption in it; the
+            message names the entry.
     """
-    entries = _json(path)
-    if not isinstance(entries, list):
+    wanted = Wanted("captions", TEXT_FIELDS, _CANDIDATE_FIELDS, hint=_NO_CAPTION)
+    with open_texts(path, encoding, wanted) as texts:
+        if texts.format.kind == "txt":
+            found = _beside(photos, texts)
+        elif photos is not None:
+            raise SynticError(f"{texts.name} names its photos itself: omit --photos")
+        else:
+            found = list(_candidates(texts))
+        name, notes = texts.name, list(texts.notes)
+    good = [(photo, text) for photo, text in found if text is not None]
+    if not found:
+        raise SynticError(f"{name}: holds no caption; name a file with captions to score")
+    if not good:
+        raise SynticError(f"{name}: no photo in it has a caption")
+    if len(good) < len(found):
+        failed = _counted(len(found) - len(good), "photo has", "photos have")
+        notes.append(f"{failed} no caption in {name} and {_is(len(found) - len(good))} left out")
+    return Candidates(good, notes)
+
+
+def _beside(photos: Sequence[str | Path] | None, texts: Texts) -> list[tuple[str, str | None]]:
+    """Photos beside the lines of a plain text."""
+    if photos is None:
         raise SynticError(
-            f'{path}: not a COCO results file, a list of {{"image_id": ..., "caption": ...}}'
+            f"{texts.name} is plain text, which names no photos: give them by --photos, in the"
+            " order in which they were captioned"
         )
-    if not entries:
-        raise SynticError(f"{path}: holds no caption; name a file with captions to score")
+    lines = list(texts.lines())
+    if len(lines) != len(photos):
+        raise SynticError(
+            f"{texts.name} has {_counted(len(lines), 'line', 'lines')} for"
+            f" {_counted(len(photos), 'photo', 'photos')}; give those that were captioned, in"
+            " that order"
+        )
+    return [
+        (str(photo), None if is_blank(line) else line)
+        for photo, line in zip(photos, lines, strict=True)
+    ]
+
+
+def _candidates(texts: Texts) -> Iterator[tuple[str, str | None]]:
+    """Photos and their captions, which are None where captioning failed."""
     seen: dict[str, int] = {}
-    candidates = []
-    for number, entry in enumerate(entries, 1):
-        place = f"{path}, entry {number}"
-        photo = _identifier(entry, "image_id", place)
-        caption = entry.get("caption")
-        if not isinstance(caption, str):
-            raise SynticError(f"{place} (image_id {photo}): no text `caption`; correct it")
-        if photo in seen:
+    for record in texts.records():
+        if record.photo is None:  # a blank line
+            continue
+        photo, place = record.photo, texts.place(record.number)
+        if not photo:
+            raise SynticError(f"{place}: no photo beside the caption; fill it in or delete it")
+        if record.text is None and not record.error:
+            raise SynticError(f"{place} ({shown(photo)}): no text for a caption; correct it")
+        earlier = seen.setdefault(composed(photo), record.number)
+        if earlier != record.number:
             raise SynticError(
-                f"{place}: image_id {photo} has a caption in entry {seen[photo]}, too; keep one"
+                f"{place}: {shown(photo)} has a caption in {texts.fields.unit} {earlier}, too; keep"
+                " one"
             )
-        seen[photo] = number
-        candidates.append((photo, caption))
-    return candidates
+        yield photo, None if record.error else record.text
 
 
-def load_references(path: str | Path, split: str | None = None) -> References:
+def load_references(
+    path: str | Path, split: str | None = None, *, encoding: str = "utf-8"
+) -> References:
     """Read reference captions.
 
     Args:
-        path: COCO captions JSON, Karpathy's dataset JSON, or a `.csv` whose first row names a
-            column of images (image, path, file, filename, file_name or image_id), one of captions
-            (caption, text or sentence), a row for each caption, and perhaps a column `split`.
+        path: COCO captions JSON, Karpathy's dataset JSON, or any format of texts that names a photo
+            (image, path, file, filename, file_name, image_name or image_id) and holds a caption
+            (caption, text, sentence, raw or comment), a row or an object for each, and perhaps a
+            `split`.
         split: keep only photos of this split (of any of these, separated by commas).
+        encoding: of the file.
 
     Returns:
-        The captions by photo.
+        The captions by photo; empty ones are left out, and a note names their photos.
 
     Raises:
         SynticError: the file cannot be read or understood, or no caption is left; the message names
             the line or entry.
     """
-    splits = _Splits(str(path), split)
-    if Path(path).suffix.lower() == ".csv":
-        references = _from_csv(path, splits)
-    else:
-        document = _json(path)
-        if isinstance(document, dict) and isinstance(document.get("annotations"), list):
-            splits.refuse("COCO captions")
-            references = _from_coco(document, str(path))
-        elif isinstance(document, dict) and isinstance(document.get("images"), list):
-            references = _from_karpathy(document["images"], str(path), splits)
-        else:
-            raise SynticError(
-                f"{path}: neither COCO captions (`annotations`) nor Karpathy's `images` with"
-                " `sentences`; give one of these or a .csv"
-            )
-    splits.check()
-    if not references.captions:
-        raise SynticError(f"{path}: holds no reference caption; name another file")
-    return references
-
-
-class _Splits:
-    """Which splits are wanted, and which there were."""
-
-    def __init__(self, source: str, wanted: str | None) -> None:
-        self.source = source
-        self.wanted = None if wanted is None else {name.strip() for name in wanted.split(",")}
-        self.seen: set[str] = set()
-
-    def keep(self, split: object) -> bool:
-        self.seen.add(str(split))
-        return self.wanted is None or split in self.wanted
-
-    def refuse(self, what: str) -> None:
-        if self.wanted is not None:
-            raise SynticError(f"{self.source}: {what} have no splits; omit --split")
-
-    def check(self) -> None:
-        unknown = sorted((self.wanted or set()) - self.seen)
-        if unknown:
-            raise SynticError(
-                f"{self.source}: no split {', '.join(unknown)}; there are:"
-                f" {', '.join(sorted(self.seen)[:12])}"
-            )
-
-
-def _from_coco(document: dict[str, Any], source: str) -> References:
-    ids = _coco_names(document.get("images") or [], source)
-    captions: dict[str, list[str]] = {}
-    for number, annotation in enumerate(document["annotations"], 1):
-        place = f"{source}, annotation {number}"
-        identifier = _identifier(annotation, "image_id", place)
-        if ids and identifier not in ids:
-            raise SynticError(f"{place}: image_id {identifier} is not among its `images`")
-        text = _caption(annotation, "caption", place)
-        captions.setdefault(ids.get(identifier, identifier), []).append(text)
-    used = {identifier: key for identifier, key in ids.items() if key in captions}
-    return References(source, captions, used or {key: key for key in captions})
-
-
-def _coco_names(images: Iterable[object], source: str) -> dict[str, str]:
-    """The file name (or else the id) of each image id."""
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for number, image in enumerate(images, 1):
-        place = f"{source}, image {number}"
-        identifier = _identifier(image, "id", place)
-        name = image.get("file_name", identifier) if isinstance(image, dict) else identifier
-        if not isinstance(name, str) or not name:
-            raise SynticError(f"{place} (id {identifier}): `file_name` is not a text; correct it")
-        if identifier in names or name in taken:
-            raise SynticError(f"{place}: id {identifier} or file {name} is there twice; keep one")
-        names[identifier] = name
-        taken.add(name)
-    return names
-
-
-def _from_karpathy(images: list[object], source: str, splits: _Splits) -> References:
+    wanted = Wanted("references", TEXT_FIELDS, PHOTO_FIELDS, split, _NO_CAPTION)
     captions: dict[str, list[str]] = {}
     ids: dict[str, str] = {}
-    for number, image in enumerate(images, 1):
-        place = f"{source}, image {number}"
-        if not isinstance(image, dict) or not isinstance(image.get("sentences"), list):
-            raise SynticError(f"{place}: no list of `sentences`; give Karpathy's dataset file")
-        if not splits.keep(image.get("split")):
-            continue
-        name = image.get("filename")
-        if not isinstance(name, str) or not name:
-            raise SynticError(f"{place}: no text `filename`; correct it")
-        if name in captions:
-            raise SynticError(f"{place}: {name} is there twice; keep one")
-        if not image["sentences"]:
-            raise SynticError(f"{place} ({name}): no caption; add one or delete the image")
-        captions[name] = [_caption(sentence, "raw", place) for sentence in image["sentences"]]
-        identifier = image.get("cocoid", image.get("imgid"))
-        if identifier is not None:
-            ids[str(identifier)] = name
-    return References(source, captions, ids)
-
-
-def _from_csv(path: str | Path, splits: _Splits) -> References:
-    rows = _rows(path)
-    _, header = next(rows, (1, []))
-    if not header:
-        raise SynticError(f"{path}: is empty; its first row must name the columns")
-    names = [name.strip().lower() for name in header]
-    image = _column(names, _IMAGE_COLUMNS, "images", path)
-    caption = _column(names, _CAPTION_COLUMNS, "captions", path)
-    split = names.index("split") if "split" in names else None
-    if split is None:
-        splits.refuse("these references (no column `split`)")
-    captions: dict[str, list[str]] = {}
-    for line, row in rows:
-        if len(row) != len(names):
+    empty: list[str] = []
+    with open_texts(path, encoding, wanted) as texts:
+        if texts.format.kind == "txt":
             raise SynticError(
-                f"{path}, line {line}: {len(row)} fields where the first row names {len(names)};"
-                " quote a caption that holds a comma"
+                f"{texts.name} is plain text, which names no photos: give COCO captions, Karpathy's"
+                " JSON or a .csv with the columns image and caption"
             )
-        if split is not None and not splits.keep(row[split].strip()):
-            continue
-        photo = row[image].strip()
-        if not photo or not row[caption].strip():
-            raise SynticError(f"{path}, line {line}: no image or no caption; fill in or delete it")
-        captions.setdefault(photo, []).append(row[caption])
-    return References(str(path), captions)
+        for record in texts.records():
+            if record.photo is None:  # a blank line
+                continue
+            photo = _photo(record, texts)
+            if record.text is None or is_blank(record.text):
+                empty.append(photo)
+            else:
+                captions.setdefault(photo, []).append(record.text)
+                if record.id is not None:
+                    ids[record.id] = photo
+        name, notes = texts.name, list(texts.notes)
+    if not captions:
+        reason = ", only empty ones" if empty else ""
+        raise SynticError(f"{name}: holds no reference caption{reason}; name another file")
+    if empty:
+        notes.append(_left_out(empty, captions, name))
+    return References(name, captions, ids, notes)
 
 
-def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a table that are not blank, with the line that each ends on."""
-    # Before Python 3.11 csv refuses NUL, which is no reason to refuse a caption.
-    stream = io.StringIO(_text(path).replace("\0", " "), newline="")
-    rows = csv.reader(stream, strict=True)
-    try:
-        for row in rows:
-            if row:
-                yield rows.line_num, row
-    except csv.Error as error:
+def _photo(record: Record, texts: Texts) -> str:
+    if not record.photo:
         raise SynticError(
-            f"{path}, line {rows.line_num}: malformed table ({error}); is a quote left open?"
-        ) from error
+            f"{texts.place(record.number)}: no photo beside the caption; fill it in or delete it"
+        )
+    return composed(record.photo)
 
 
-def _column(names: list[str], known: tuple[str, ...], what: str, path: str | Path) -> int:
-    for name in known:
-        if name in names:
-            return names.index(name)
-    raise SynticError(
-        f"{path}, line 1: no column of {what} ({', '.join(known)}); there are: {', '.join(names)}"
-    )
+def _left_out(empty: Sequence[str], captions: Container[str], name: str) -> str:
+    """A line on empty captions, and on photos that have no other."""
+    photos = list(dict.fromkeys(empty))
+    bare = [photo for photo in photos if photo not in captions]
+    text = _counted(len(empty), "empty caption is", "empty captions are")
+    text += f" left out of {name}, of {_few(photos)}"
+    if bare:
+        bare_are = _counted(len(bare), "photo has no other and is", "photos have no other and are")
+        text += f"; {bare_are} not scored" + (f": {_few(bare)}" if bare != photos else "")
+    return text
 
 
-def _json(path: str | Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise SynticError(
-            f"{path}, line {error.lineno}: malformed JSON ({error.msg}); correct or copy it again"
-        ) from error
-    except (ValueError, RecursionError) as error:  # endless digits, endless brackets
-        raise SynticError(f"{path}: malformed JSON ({error}); make it anew") from error
+def composed(name: str) -> str:
+    """A name in NFC, in which a letter and its marks are one character where there is one."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def _text(path: str | Path) -> str:
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise SynticError(f"{path}: no such file; check the name") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL within the name
-        reason = getattr(error, "strerror", None) or error
-        raise SynticError(f"{path}: cannot be read ({reason})") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SynticError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
-def _identifier(entry: object, name: str, place: str) -> str:
-    """The id in an entry, as a text, be it a number or a text there."""
-    value = entry.get(name) if isinstance(entry, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise SynticError(f"{place}: no `{name}` that is a number or a text; correct it")
-    return str(value)
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
-def _caption(entry: object, name: str, place: str) -> str:
-    value = entry.get(name) if isinstance(entry, dict) else None
-    if not isinstance(value, str) or not value.strip():
-        raise SynticError(f"{place}: no text `{name}` in it; correct or delete it")
-    return value
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def _is_id(photo: str) -> bool:

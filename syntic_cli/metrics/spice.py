@@ -1,9 +1,10 @@
-"""SPICE by its own jar, where someone has put the CoreNLP jars that it needs beside it."""
+"""SPICE by its own jar, with the CoreNLP jars and the script engine that it needs."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,51 +12,53 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SynticError
-from .java import Java, jar
-from .ngrams import Result
+from . import corenlp
+from .java import Java, jar, own_jar
+from .results import Array, Result, mean_of
 
-_NEEDS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 _PACKAGES = ("lang", "math", "util", "util.concurrent", "net", "text")
 
 
-def missing() -> str | None:
-    """Say in a line what SPICE lacks, or None where it lacks nothing."""
-    folder = jar("spice", "spice-1.0.jar").parent / "lib"
-    absent = [name for name in _NEEDS if not (folder / name).is_file()]
-    if not absent:
-        return None
-    return f"SPICE left out: {' and '.join(absent)} (Stanford CoreNLP 3.6.0) not in {folder}"
-
-
-def spice(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Result:
-    """SPICE of tokenized captions: the F-score of all tuples of their scene graphs.
+def spice(files: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> list[Result]:
+    """SPICE of each file of tokenized captions: the F-score of all tuples of their scene graphs.
 
     Raises:
-        SynticError: the program failed, with the reason.
+        SynticError: its jars are not there, or the program failed, with the reason.
 
     Source:
         Anderson et al., "SPICE: semantic propositional image caption evaluation", ECCV 2016.
     """
+    needed = corenlp.find()
+    if needed is None:
+        raise SynticError(
+            "it needs Stanford CoreNLP 3.6.0 (GPL, some hundred MB): syntic evaluate --metrics"
+            " SPICE --fetch-spice downloads that"
+        )
     items = [
         {"image_id": index, "test": caption, "refs": list(texts)}
-        for index, (caption, texts) in enumerate(zip(captions, references, strict=True))
+        for index, (caption, texts) in enumerate(
+            pair for captions in files for pair in zip(captions, references, strict=True)
+        )
     ]
     # Its serializer reads private fields of Java's classes, closed since JDK 16.
     opened = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in _PACKAGES]
+    # Ours first: it answers for the JavaScript that Java has lacked since 15.
+    classes = os.pathsep.join(map(str, (own_jar(), jar("spice", "spice-1.0.jar"), *needed)))
+    program = ("-Xmx8G", "-cp", classes, "edu.anu.spice.SpiceScorer")
     with tempfile.TemporaryDirectory(prefix="syntic-spice-") as folder:
         given, found = Path(folder, "captions.json"), Path(folder, "scores.json")
         given.write_text(json.dumps(items), encoding="utf-8")
-        program = ("-Xmx8G", "-jar", str(jar("spice", "spice-1.0.jar")))
         arguments = (*opened, *program, str(given), "-out", str(found), "-silent")
         # It parses for minutes without a word: some seconds for each text, on the slowest machine.
-        patience = 1800.0 + 5.0 * sum(1 + len(texts) for texts in references)
+        patience = 1800.0 + 5.0 * len(files) * sum(1 + len(texts) for texts in references)
         with Java("SPICE", arguments, patience) as java:
             java.send((), last=True)
             java.finish()
-        return _read(found, len(items))
+        scores = _read(found, len(items))
+    return [mean_of(part) for part in scores.reshape(len(files), -1)]
 
 
-def _read(path: Path, count: int) -> Result:
+def _read(path: Path, count: int) -> Array:
     scores = np.full(count, math.nan)
     try:
         for entry in json.loads(path.read_text(encoding="utf-8")):
@@ -64,4 +67,4 @@ def _read(path: Path, count: int) -> Result:
         raise SynticError(f"SPICE wrote no scores that can be read ({error!r})") from error
     if np.isnan(scores).any():
         raise SynticError(f"SPICE scored only {count - int(np.isnan(scores).sum())} of {count}")
-    return Result(float(scores.mean()), scores)
+    return scores

@@ -28,7 +28,7 @@ class Clip:
 
     model: Any
     preprocess: Callable[[Image.Image], Tensor]
-    tokenizer: Callable[[list[str]], Tensor]
+    tokenizer: Any
     device: torch.device
     dtype: torch.dtype
 
@@ -37,6 +37,11 @@ class Clip:
         """Pixels of the shorter side that the image tower looks at."""
         size = self.model.visual.image_size
         return int(max(size) if isinstance(size, (tuple, list)) else size)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text that the text tower takes."""
+        return int(self.tokenizer.context_length)
 
     def compile(self) -> None:
         """Compile the image tower, which takes about a minute when it next runs."""
@@ -56,6 +61,18 @@ class Clip:
         """Unit-length features, (N, d) float32, of texts; what exceeds the context is cut off."""
         tokens = self.tokenizer(list(texts)).to(self.device)
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu()
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts have more tokens than the text tower takes."""
+        size = self.context_length
+        # No token is shorter than a byte, so that few texts have to be looked at.
+        long = [text for text in texts if len(text.encode()) > size - 2]
+        if not long:
+            return 0
+        # With room for one token more, a text that fits has its end, or padding, at the last place.
+        *rows, empty = self.tokenizer([*long, ""], context_length=size + 1)
+        ends = {int(empty[1]), int(empty[-1])}
+        return sum(int(row[size - 1]) not in ends for row in rows)
 
 
 def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype) -> Clip:
@@ -90,6 +107,9 @@ def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype
             name, pretrained=settings.pretrained if folder is None else None, **options
         )
         tokenizer = open_clip.get_tokenizer(name)
+    if hasattr(tokenizer, "tokenizer"):  # a transformers tokenizer within
+        # A text that says <|endoftext|> must not end there.
+        tokenizer.tokenizer.split_special_tokens = True
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     # Convolutional towers run faster so; a transformer's tokens would come out of order in memory.
     if any(isinstance(module, nn.BatchNorm2d) for module in model.visual.modules()):

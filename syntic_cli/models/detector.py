@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..photos import check_model_input
 from ..settings import DetectSettings
 from ..transfer import pinned, stack_on
 from .identity import model_folder
@@ -48,11 +49,18 @@ class Detector:
     def image_size(self) -> int | None:
         """Pixels of the shorter side that the detector looks at, where its processor says so."""
         size = self.processor.size
-        found = [int(size[key]) for key in ("shortest_edge", "height", "width") if size.get(key)]
-        return max(found) if found else None
+        sides = [int(size[key]) for key in ("shortest_edge", "height", "width") if size.get(key)]
+        return max(sides) if sides else None
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """The model's pixels for one image, (3, H, W); may run in any thread."""
+        """The model's pixels for one image, (3, H, W); may run in any thread.
+
+        Raises:
+            SynticError: where a processor that keeps the aspect ratio would make too much of it.
+        """
+        edges = [self.processor.size.get(f"{end}_edge") for end in ("shortest", "longest")]
+        if edges[0]:
+            check_model_input(image.size, "the photo", *edges)
         pixels = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
         return pinned(pixels, self.device, self.dtype)
 
@@ -63,7 +71,7 @@ class Detector:
         Only images of one size share a pass: padding would change what is found at the edges, and
         the result would depend on the batch.
         """
-        found: list[Objects] = [NO_OBJECTS] * len(images)
+        objects: list[Objects] = [NO_OBJECTS] * len(images)
         for size in sorted({image.shape for image in images}):
             rows = [row for row, image in enumerate(images) if image.shape == size]
             pixels = stack_on([images[row] for row in rows], self.device)
@@ -73,16 +81,16 @@ class Detector:
             outputs.pred_boxes = outputs.pred_boxes.float().cpu()
             answers = self.processor.post_process_object_detection(outputs, self.threshold)
             for row, answer in zip(rows, answers, strict=True):
-                found[row] = self._best(answer)
-        return found
+                objects[row] = self._best(answer)
+        return objects
 
-    def _best(self, found: dict[str, torch.Tensor]) -> Objects:
-        scores, order = found["scores"].sort(descending=True, stable=True)
+    def _best(self, answer: dict[str, torch.Tensor]) -> Objects:
+        scores, order = answer["scores"].sort(descending=True, stable=True)
         order = order[: self.max_objects]
         return Objects(
-            found["labels"][order].numpy().astype(np.int32),
+            answer["labels"][order].numpy().astype(np.int32),
             scores[: self.max_objects].numpy().astype(np.float32),
-            found["boxes"][order].clamp(0, 1).numpy().astype(np.float32).reshape(-1, 4),
+            answer["boxes"][order].clamp(0, 1).numpy().astype(np.float32).reshape(-1, 4),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,23 @@ class TextToImage:
             output = self.pipeline(output_type="pt", **arguments)
         return _as_pixels(output.images, getattr(output, "nsfw_content_detected", None))
 
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text that the text encoder takes."""
+        tokenizer = getattr(self.pipeline, "tokenizer", None)
+        return int(tokenizer.model_max_length) if tokenizer is not None else sys.maxsize
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts have more tokens than the text encoder takes."""
+        size = self.context_length
+        # No token is shorter than a byte, so that few texts have to be looked at.
+        long = [text for text in texts if len(text.encode()) > size - 2]
+        if not long:
+            return 0
+        with quiet_libraries():
+            tokens = self.pipeline.tokenizer(long, truncation=False).input_ids
+        return sum(len(row) > size for row in tokens)
+
     def compile(self) -> None:
         """Compile the denoiser, which takes about a minute when it next runs."""
         if hasattr(self.pipeline, "unet"):
@@ -114,6 +132,9 @@ def load_text_to_image(
         )
         pipeline = pipeline.to(device)
         pipeline.set_progress_bar_config(disable=True)
+        # A text that says <|endoftext|> must not end there.
+        if getattr(pipeline, "tokenizer", None) is not None:
+            pipeline.tokenizer.split_special_tokens = True
     if device.type == "cuda" and hasattr(pipeline, "unet"):
         pipeline.unet.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)

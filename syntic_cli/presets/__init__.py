@@ -17,7 +17,6 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent
-DEFAULT = "paper"
 # The captioner that ships with the package, and the preset that says how it decodes.
 SHIPPED = FOLDER / "tiny" / "captioner.h5"
 SHIPPED_PRESET = "tiny"
@@ -34,6 +33,8 @@ def preset_names() -> list[str]:
 def load_preset(name: str) -> dict[str, dict[str, Any]]:
     """Read a preset by its name or the path of a TOML file.
 
+    A file that says `base = "tiny"` at its head goes over that preset, value by value.
+
     Raises:
         MissingError: where it does not exist.
         DamagedError: where it is no TOML.
@@ -49,10 +50,16 @@ def load_preset(name: str) -> dict[str, dict[str, Any]]:
         sections = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path}: not a readable TOML file ({error})") from error
+    base = sections.pop("base", None)
+    if base is not None and base not in preset_names():
+        raise SynticError(f"{path}: base = {base!r}: must be one of {', '.join(preset_names())}")
+    under = load_preset(base) if base else {}
     for section, values in sections.items():
         _check_section(path, section, values)
         _resolve_folder(values, path.parent)
-    return sections
+    return {
+        name: over(under.get(name, {}), sections.get(name, {})) for name in {**under, **sections}
+    }
 
 
 def _check_section(path: Path, section: str, values: object) -> None:
@@ -76,6 +83,13 @@ def _resolve_folder(values: dict[str, Any], beside: Path) -> None:
         values["model"] = str((beside / model).resolve())
 
 
+def over(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with those given over them; a model that is named brings none of the tags of the one
+    before along."""
+    tags = ("revision", "pretrained") if "model" in given else ()
+    return {**{name: value for name, value in values.items() if name not in tags}, **given}
+
+
 def resolve(kind: type[Settings], preset: Preset, **options: Any) -> Settings:
     """A stage's settings: the preset's values under the options that were given (not None).
 
@@ -83,12 +97,8 @@ def resolve(kind: type[Settings], preset: Preset, **options: Any) -> Settings:
         SynticError: where a value is missing or out of its range.
     """
     (section,) = [name for name, stage in STAGES.items() if stage.settings is kind]
-    values = dict(preset.get(section, {}))
-    if options.get("model") is not None:
-        # A model that is named brings none of the tags of the preset's model along.
-        values.pop("revision", None)
-        values.pop("pretrained", None)
-    values.update({name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    values = over(preset.get(section, {}), given)
     try:
         return kind(**values)
     except TypeError as error:

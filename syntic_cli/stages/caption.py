@@ -80,7 +80,8 @@ def caption(
         if source.recipe.settings.get("objects", True):
             objects = None
         elif detector is not None:
-            objects, detector = replace(objects or DetectSettings(detector), model=detector), None
+            objects = replace(objects or DetectSettings(detector), model=detector)
+            detector = None
         chosen: dict[str, Any] = {k: v for k, v in asdict(settings).items() if v is not None}
         named = {"clip": clip, "detector": detector}
         chosen.update({role: name for role, name in named.items() if name})
@@ -93,14 +94,20 @@ def caption(
             photos, states, source.path, source.state, settings, support, clip, detector, objects
         )
 
-        def earlier(there: Artifact) -> Earlier | None:
-            return _take_over(there, recipe, photos, states, named=output is not None)
+        def earlier(existing: Artifact) -> Earlier | None:
+            return _take_over(existing, recipe, photos, states, named=output is not None)
 
         with making(path, recipe, run, earlier=earlier) as draft:
             if not draft.up_to_date:
                 map_work(draft, len(photos), work, run)
     with Artifact(path, CAPTION.name) as made:
         console.failures(CAPTION.name, made.texts("error"), "photos")
+        cut = sum(map(bool, made.column("note")))
+    if cut:
+        console.warn(
+            f"{CAPTION.name}: {console.count(cut, 'photo')} whose file lacks its end, captioned "
+            "from what is there"
+        )
     return path
 
 
@@ -111,14 +118,15 @@ def caption_and_read(
     run: Run,
     *,
     output: Path | None = None,
+    keep: bool = False,
     **models: Any,
 ) -> list[Caption]:
     """Caption photos and return the rows.
 
-    Where there is no workspace and no output is named, as with photos to be captioned by the way,
-    nothing is left on the disk.
+    Where there is no workspace (nor `keep` to begin one) and no output is named, as with photos to
+    be captioned by the way, nothing is left on the disk.
     """
-    if output is not None or begun(workspace):
+    if output is not None or keep or begun(workspace):
         return _read(caption(photos, workspace, settings, run, output=output, **models))
     with tempfile.TemporaryDirectory(prefix="syntic-") as folder:
         target = Path(folder) / CAPTION.file
@@ -197,10 +205,10 @@ def open_captioner(workspace: Path, given: Path | None, *, quiet: bool = False) 
 def photo_state(photo: Path) -> str:
     """What tells a photo from a changed one of its name: size in bytes and time of change."""
     try:
-        found = photo.stat()
+        status = photo.stat()
     except OSError:
         return NOT_THERE
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _refuse_other_disk(photos: Sequence[Path], states: Sequence[str]) -> None:
@@ -219,7 +227,12 @@ def _digest(photos: Sequence[Path], states: Sequence[str]) -> str:
 
 
 def _take_over(
-    there: Artifact, recipe: Recipe, photos: Sequence[Path], states: Sequence[str], *, named: bool
+    existing: Artifact,
+    recipe: Recipe,
+    photos: Sequence[Path],
+    states: Sequence[str],
+    *,
+    named: bool,
 ) -> Earlier | None:
     """What becomes of captions that are there, of other photos or by another recipe.
 
@@ -227,13 +240,15 @@ def _take_over(
     them is kept under another name; a file that was `named` is not renamed for another.
     """
     others = {role: given for role, given in recipe.inputs.items() if role != "photos"}
-    same = there.recipe.settings == recipe.settings and others == {
-        role: given for role, given in there.recipe.inputs.items() if role != "photos"
+    same = existing.recipe.settings == recipe.settings and others == {
+        role: given for role, given in existing.recipe.inputs.items() if role != "photos"
     }
-    if there.recipe.inputs["photos"].fingerprint == recipe.inputs["photos"].fingerprint:
+    if existing.recipe.inputs["photos"].fingerprint == recipe.inputs["photos"].fingerprint:
         return None
-    paths = there.texts("path")
-    rows = dict(zip(zip(paths, there.column("state"), strict=True), range(there.rows), strict=True))
+    paths = existing.texts("path")
+    rows = dict(
+        zip(zip(paths, existing.column("state"), strict=True), range(existing.rows), strict=True)
+    )
     names = [path_text(photo) for photo in photos]
     known = [rows.get(key, -1) if same else -1 for key in zip(names, states, strict=True)]
     lost = not same or not set(paths) <= set(names)

@@ -18,6 +18,7 @@ from ..artifacts.records import errors_of, pack_objects, read_image, reopen
 from ..artifacts.workspace import open_input
 from ..models.identity import identity, refuse_another
 from ..passes import Mapper, Opened, map_work
+from ..photos import preparing
 from ..schema import DETECT
 from ..settings import DetectSettings, Run
 
@@ -111,10 +112,14 @@ def _mapper(model: Detector, pairs: Artifact) -> Mapper[Tensor, Objects]:
 
     def compute(images: Sequence[Tensor]) -> list[Objects]:
         parts = fitting.run(lambda start, stop: model.detect(images[start:stop]), len(images))
-        return [found for part in parts for found in part]
+        return [objects for part in parts for objects in part]
+
+    def read(row: int) -> Tensor:
+        with preparing(f"image of row {row}"):
+            return model.preprocess(read_image(pairs, row, None))
 
     return Mapper(
-        read=lambda row: model.preprocess(read_image(pairs, row, None)),
+        read=read,
         compute=compute,
         pack=lambda _, results: {**pack_objects(results), "error": errors_of(results)},
     )

@@ -14,11 +14,12 @@ from .. import console
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact, Values
 from ..artifacts.recipe import Recipe
-from ..artifacts.records import read_image, reopen
+from ..artifacts.records import cut_texts, read_image, reopen
 from ..artifacts.workspace import open_input
 from ..errors import SynticError
 from ..models.identity import identity, refuse_another
 from ..passes import Mapper, Opened, map_work
+from ..photos import preparing
 from ..schema import ENCODE
 from ..settings import EncodeSettings, Run
 
@@ -107,7 +108,13 @@ class Encoding:
             batches = pairs.rows // batch_size
             if worth_compiling(self.compiled, device, batches, BATCHES_WORTH_COMPILING):
                 model.compile()
-            yield Opened(_mapper(model, pairs), batch_size, device, dtype)
+            yield Opened(
+                _mapper(model, pairs),
+                batch_size,
+                device,
+                dtype,
+                warnings=cut_texts(model.count_cut(pairs.texts("captions")), model.context_length),
+            )
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,9 @@ def _mapper(model: Clip, pairs: Artifact) -> Mapper[_Pair, tuple[np.ndarray, np.
 
     def read(row: int) -> _Pair:
         try:
-            return _Pair(model.preprocess(read_image(pairs, row, model.image_size)), captions[row])
+            with preparing(f"image of row {row}"):
+                image = read_image(pairs, row, model.image_size)
+                return _Pair(model.preprocess(image), captions[row])
         except SynticError as error:
             return _Pair(None, captions[row], str(error))
 
@@ -147,10 +156,10 @@ def _mapper(model: Clip, pairs: Artifact) -> Mapper[_Pair, tuple[np.ndarray, np.
                 len(rows),
             )
         ).numpy()
-        found = iter(torch.cat(images).numpy() if images else ())
+        features = iter(torch.cat(images).numpy() if images else ())
         # A failed row keeps its place, with zeros for the image that is not there.
         return [
-            (np.zeros_like(text) if row.error else next(found), text, row.error)
+            (np.zeros_like(text) if row.error else next(features), text, row.error)
             for row, text in zip(rows, texts, strict=True)
         ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts.making import kept_beside
-from ..artifacts.reading import Artifact
+from ..artifacts.reading import CHECKSUM, Artifact
 from ..artifacts.recipe import Input
 from ..artifacts.workspace import refuse_stale
 from ..errors import MissingError, SynticError
@@ -23,7 +23,7 @@ def describe(path: Path) -> dict[str, Any]:
     with Artifact(path) as artifact:
         header = artifact.attributes
         shown = {"schema", "stage", "version", "fingerprint", "settings", "inputs", "models"}
-        shown |= {"origin", "created", "complete"}
+        shown |= {"origin", "created", "complete", CHECKSUM}
         return {
             "path": str(path),
             "stage": artifact.stage,
@@ -48,17 +48,17 @@ def describe_workspace(folder: Path) -> list[dict[str, Any]]:
     Raises:
         MissingError: where the folder holds no artifact.
     """
-    found = [_state(stage.name, folder / stage.file) for stage in STAGES.values()]
+    entries = [_state(stage.name, folder / stage.file) for stage in STAGES.values()]
     standard = {stage.file for stage in STAGES.values()}
     kept = {path for stage in STAGES.values() for path in kept_beside(folder / stage.file)}
     for path in sorted(folder.glob("*.h5")):
         if path.name not in standard:
-            found.append(
+            entries.append(
                 _state("", path, ready="kept, of other input" if path in kept else "ready")
             )
-    if all(entry["state"] == "not made" for entry in found):
+    if all(entry["state"] == "not made" for entry in entries):
         raise MissingError(f"{folder}: holds no artifact of syntic")
-    return found
+    return entries
 
 
 def _state(stage: str, path: Path, ready: str = "ready") -> dict[str, Any]:
@@ -86,7 +86,7 @@ def lineage(artifact: Artifact) -> list[dict[str, Any]]:
 
 
 def _ancestor(role: str, given: Input, folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "role": role,
         "stage": given.stage,
         "file": given.file,
@@ -96,14 +96,14 @@ def _ancestor(role: str, given: Input, folder: Path) -> dict[str, Any]:
     }
     path = folder / given.file
     if given.stage not in STAGES:
-        return found
+        return entry
     if not path.exists():
-        return {**found, "state": "not here"}
+        return {**entry, "state": "not here"}
     with Artifact(path) as ancestor:
         if ancestor.state != given.fingerprint:
-            return {**found, "state": "made anew since: stale"}
+            return {**entry, "state": "made anew since: stale"}
         # A state holds those of its inputs, so no lineage leads back to itself.
-        return {**found, "lineage": lineage(ancestor)}
+        return {**entry, "lineage": lineage(ancestor)}
 
 
 def _plain(value: Any) -> Any:

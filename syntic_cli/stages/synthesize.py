@@ -16,13 +16,14 @@ from .. import console
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact, Values
 from ..artifacts.recipe import Input, Recipe
-from ..artifacts.records import errors_of
+from ..artifacts.records import cut_texts, errors_of
 from ..corpus import Corpus
 from ..errors import SynticError
-from ..models.identity import identity, refuse_another
+from ..models.identity import PACKAGED, identity, refuse_another
 from ..passes import Mapper, Opened, map_work
 from ..schema import SYNTHESIZE
 from ..settings import Run, SynthesizeSettings
+from ..texts.characters import mostly_not_latin
 
 if TYPE_CHECKING:
     from ..models.text_to_image import Generated, TextToImage
@@ -69,6 +70,11 @@ def synthesize(
     """
     run = run or Run()
     path = output or Path(workspace) / SYNTHESIZE.file
+    if settings.model.startswith(f"{PACKAGED}tiny/") and mostly_not_latin(corpus.captions):
+        console.warn(
+            f"{SYNTHESIZE.name}: most texts are not in Latin script, and the models of the preset "
+            "tiny read English; name a multilingual --model here and for `encode`"
+        )
     recipe = _recipe(corpus, settings, run, seed)
     with making(path, recipe, run) as draft:
         if not draft.up_to_date:
@@ -117,7 +123,11 @@ class Generation:
         if worth_compiling(self.compiled, device, passes, PASSES_WORTH_COMPILING):
             model.compile()
         yield Opened(
-            _mapper(model, self.captions, self.settings, self.seed), batch_size, device, dtype
+            _mapper(model, self.captions, self.settings, self.seed),
+            batch_size,
+            device,
+            dtype,
+            warnings=cut_texts(model.count_cut(self.captions), model.context_length),
         )
 
 

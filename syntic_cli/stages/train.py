@@ -20,7 +20,7 @@ from ..artifacts.workspace import open_input
 from ..errors import ConflictError, MissingError, StaleError, SynticError
 from ..schema import TRAIN
 from ..settings import EncodeSettings, Run, TrainSettings
-from ..tokenizer import encode_captions, end_token, make_tokenizer, to_bytes
+from ..tokenizer import encode_captions, end_token, make_tokenizer, to_bytes, word_marks
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,11 @@ def train(
                 "vocabulary_features": data.names,
                 "tokenizer": to_bytes(data.tokenizer),
             },
-            groups={"decoder": trained.parameters, "history": trained.history},
+            groups={
+                "decoder": trained.parameters,
+                "history": trained.history,
+                "repetition": _repetition(data),
+            },
             attributes={
                 "decoder_config": trained.config,
                 "projection_temperature": data.temperature,
@@ -183,7 +187,12 @@ def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run) -> 
     images = features(pairs, "image_features")[valid]
     captions = [captions[row] for row in valid]
     tokenizer = make_tokenizer(settings.tokenizer, captions)
-    tokens, token_offsets = encode_captions(tokenizer, captions, settings.max_length - 1)
+    tokens, token_offsets, cut = encode_captions(tokenizer, captions, settings.max_length - 1)
+    if cut:
+        console.warn(
+            f"{TRAIN.name}: {console.count(cut, 'caption')} cut at {settings.max_length} tokens "
+            "(--max-length)"
+        )
     labels, label_offsets, vocabulary = _objects(inputs.get("objects"), valid)
     support = np.zeros((0, images.shape[1]), np.float32)
     support_captions: list[str] = []
@@ -220,6 +229,15 @@ def _objects(
         np.concatenate([[0], np.cumsum(counts)]),
         artifact.texts("vocabulary"),
     )
+
+
+def _repetition(data: _Data) -> dict[str, np.ndarray]:
+    """How often the texts repeat their words, for the search to charge captions by."""
+    from ..method.repetition import learn_repetition
+
+    marks = word_marks(data.tokenizer)
+    family, share = learn_repetition(data.tokens, data.token_offsets, *marks)
+    return {"family": family, "share": share}
 
 
 def _name_features(clip: Mapping[str, Any], names: list[str], width: int) -> np.ndarray:

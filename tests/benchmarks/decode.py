@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from syntic_cli.method.decoder import Decoder, DecoderConfig
+from syntic_cli.method.repetition import Repetition, make_repetition
 from syntic_cli.method.search import beam_search, greedy
 
 from .measure import Options, Row, compare, interleave
@@ -68,11 +69,32 @@ def _compare(width: int, vocabulary: int, options: Options) -> list[Row]:
         times = interleave(candidates, options, warm=options.device == "cuda")
         what = f"{name}, width {width}, vocabulary {vocabulary:,}, batch {batch}"
         amounts = {"ours": batch, loop: len(few), floor: batch}
-        targets = {loop: 20.0} if name == "greedy" else {}
+        targets = {loop: 20.0, floor: 0.7} if name == "beam 3" else {loop: 20.0}
         rows += compare(
             "decode", what, "captions/s", times, amounts, targets=targets, clock=options.clock
         )
-    return rows
+    return rows + _compare_paid(decoder, prefixes, options)
+
+
+def _compare_paid(decoder: Decoder, prefixes: Tensor, options: Options) -> list[Row]:
+    """Beam search where words that come again are paid for, and where they are not."""
+
+    def search(repetition: Repetition | None) -> Callable[[], object]:
+        return lambda: beam_search(
+            decoder, prefixes, end=NO_END, beam=3, max_length=LENGTH, repetition=repetition
+        )
+
+    size = decoder.config.vocabulary
+    # Families of six words, as large as those of English captions.
+    family = torch.arange(size, device=prefixes.device) // 6
+    repetition = make_repetition(family, torch.rand(size, device=prefixes.device), 0.25)
+    free = "repetition for free"
+    times = interleave({"ours": search(repetition), free: search(None)}, options)
+    what = f"beam 3 with repetition, width {decoder.config.width}, vocabulary {size:,}"
+    return compare(
+        "decode", what, "captions/s", times, len(prefixes), targets={free: 0.95},
+        clock=options.clock,
+    )  # fmt: skip
 
 
 def _products(decoder: Decoder, rows: int) -> Callable[[], None]:

@@ -41,7 +41,7 @@ def _compare(
     captions: list[str], width: int, batch: int, steps: int, options: Options
 ) -> list[Row]:
     tokenizer = clip_tokenizer()
-    tokens, offsets = encode_captions(tokenizer, captions, PADDED - 1)
+    tokens, offsets, _ = encode_captions(tokenizer, captions, PADDED - 1)
     a_step = float((offsets[-1] + len(captions)) / len(captions) * batch)
     ours = _ours(tokens, offsets, end_token(tokenizer), width, batch, options)
     theirs = _decap(captions, width, batch, options.device)

@@ -1,0 +1,5 @@
+"""`python -m syntic_cli` is `syntic`."""
+
+from .cli import main
+
+main()

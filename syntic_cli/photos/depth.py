@@ -1,0 +1,81 @@
+"""Samples of more than 8 bits as the 8 that models are shown."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile
+
+# What white may be in integers, by the bits in use: 1 (a mask), 8, 10, 12, 14 or 16.
+_WHITES = (1, 255, 1023, 4095, 16383, 65535)
+# The largest upper byte of a sample of 14 bits: above it all 16 are in use.
+UPPER_OF_14_BITS = 16383 >> 8
+
+
+def eight_bits(samples: np.ndarray[Any, Any]) -> Image.Image:
+    """Scale samples to 0..255 by the range that they use; Pillow's own conversion clips them.
+
+    Few files say what white is, and those of 12 bits in 16 say it wrong. Of integers it is the
+    smallest of 1, 255, 1023, 4095, 16383 and 65535 that holds the brightest sample, or else that
+    sample. Of floats it is the brightest sample, or the 99.9th percentile where a few lights lie
+    more than four times as far above black. Black is 0, or the darkest sample where that is
+    negative.
+
+    Args:
+        samples: (H, W) integers or floats, or (H, W, 3) of 16 bits; not a number is black.
+
+    Returns:
+        An image of mode L or RGB.
+    """
+    black, white = _float_range(samples) if samples.dtype.kind == "f" else _whole_range(samples)
+    if samples.dtype.itemsize == 2:  # a table takes less memory than all samples as floats
+        values = np.arange(65536, dtype=np.float32)
+    else:
+        values = np.nan_to_num(samples.astype(np.float32), nan=black, posinf=white, neginf=black)
+    scaled = np.rint((values.clip(black, white) - black) * (255 / (white - black)))
+    scaled = scaled.astype(np.uint8)
+    return Image.fromarray(scaled[samples] if samples.dtype.itemsize == 2 else scaled)
+
+
+def is_deep_colour(image: ImageFile.ImageFile) -> bool:
+    """Whether an opened image stores its colours in 16 bits, of which Pillow keeps the upper 8."""
+    rawmodes = [_rawmode(tile) for tile in image.tile]
+    return image.mode == "RGB" and bool(rawmodes) and all(";16" in mode for mode in rawmodes)
+
+
+def swap_byte_order(image: ImageFile.ImageFile) -> None:
+    """Let an opened image of deep colours load as the lower 8 bits instead of the upper."""
+    image.tile = [_of_other_order(tile) for tile in image.tile]
+
+
+def _whole_range(samples: np.ndarray[Any, Any]) -> tuple[float, float]:
+    low, top = int(samples.min()), int(samples.max())
+    if low < 0:
+        return low, max(top, 0)
+    return 0, next((white for white in _WHITES if top <= white), top)
+
+
+def _float_range(samples: np.ndarray[Any, Any]) -> tuple[float, float]:
+    finite = samples[np.isfinite(samples)]
+    if not finite.size:
+        return 0.0, 1.0
+    black, top = min(0.0, float(finite.min())), float(finite.max())
+    bulk = float(np.percentile(finite, 99.9))
+    white = bulk if black < bulk < black + (top - black) / 4 else top
+    return black, white if white > black else black + 1.0
+
+
+def _rawmode(tile: ImageFile._Tile) -> str:
+    args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    return str(args[0])
+
+
+def _of_other_order(tile: ImageFile._Tile) -> ImageFile._Tile:
+    rawmode = _rawmode(tile)
+    native = "L" if sys.byteorder == "little" else "B"
+    other = "L" if rawmode[-1].replace("N", native) == "B" else "B"
+    rawmode = rawmode[:-1] + other
+    args = (rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode
+    return tile._replace(args=args)

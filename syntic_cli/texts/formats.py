@@ -1,0 +1,152 @@
+"""Which format a file of texts is in: what its suffix says, unless its first lines know better."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ..errors import SynticError, shown
+from .streams import TextFile
+from .tables import column_names, find_delimiter
+
+# The field that holds the text, and the one that names its photo: the first that a record has.
+TEXT_FIELDS = ("caption", "text", "sentence", "raw", "comment")
+PHOTO_FIELDS = ("image", "path", "file", "filename", "file_name", "image_name", "image_id")
+
+_SUFFIXES = {
+    ".txt": "txt",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "json",
+    ".token": "lines",
+}
+# Names of columns that, beside one of texts, make a table of a .txt.
+_OTHER_COLUMNS = frozenset(
+    (*PHOTO_FIELDS, "id", "split", "url", "comment_number", "sentid", "imgid")
+)
+
+# A photo and its text in a line, as in Flickr's .token files: 1000.jpg#0, a tab, the text.
+_TOKEN = re.compile(r"(.+?)#\d+\t(.*)")
+# The same with any separator, where the name ends as those of photos do.
+_PHOTO = r"\.(?:jpe?g|png|webp|gif|bmp|tiff?)"
+_NAMED = re.compile(rf"(.+?{_PHOTO})(?:#\d+)?(?:\s*[\t,;|]\s*|\s+)(\S.*)", re.IGNORECASE)
+_PHOTO_ALONE = re.compile(rf"\S+{_PHOTO}\s*", re.IGNORECASE)
+# JSON: an object's key comes first, or a list of strings.
+_JSON = re.compile(r'(?:\[\s*)?\{\s*"[^"\n]+"\s*:|\[\s*"(?:[^"\\\n]|\\.)*"\s*,\s*"')
+_MARKUP = ("<!doctype", "<html", "<?xml")
+_GIT_LFS = "version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a file is read.
+
+    Attributes:
+        kind: `txt`, a text a line; `lines`, a photo and its text a line; `jsonl`; `json`; `table`.
+        delimiter: of a table, if its header does not tell another.
+        unquoted: the last cell of a row takes the rest of its line.
+        line: of `lines`: photo and text.
+    """
+
+    kind: str
+    delimiter: str = ","
+    unquoted: bool = False
+    line: re.Pattern[str] = _TOKEN
+
+
+def sniffed(file: TextFile, what: str, texts: Collection[str]) -> tuple[Format, list[str]]:
+    """Tell the format of a file.
+
+    Args:
+        file: the open file.
+        what: it holds, for messages.
+        texts: the fields that may hold the text.
+
+    Returns:
+        The format, and what a person should know of it: a line where it is not what the suffix
+        says.
+
+    Raises:
+        SynticError: the suffix is of no text format, or the content of none of texts.
+    """
+    kind = _SUFFIXES.get(file.suffix)
+    if kind is None and file.suffix:
+        raise SynticError(
+            f"{file.name}: syntic reads no {shown(file.suffix)} {what}, but {', '.join(_SUFFIXES)}"
+            " (also with .gz), or plain text by `-`; convert or rename it"
+        )
+    start = file.head.lstrip("\ufeff \t\n")
+    _refuse_other_things(file.name, start)
+    if kind in ("json", "jsonl"):
+        return Format(_json_kind(start, file, kind)), []
+    if kind in ("csv", "tsv"):
+        return Format("table", "\t" if kind == "tsv" else ","), []
+    if kind is None and start.startswith("{"):
+        return Format(_json_kind(start, file, "json")), []
+    return _sniffed_lines(file, start, {name.lower() for name in texts})
+
+
+def _refuse_other_things(name: str, start: str) -> None:
+    if start[:9].lower().startswith(_MARKUP):
+        raise SynticError(f"{name} is a web page or XML, not texts: download the file itself")
+    if start.startswith(_GIT_LFS):
+        raise SynticError(f"{name} is what Git LFS left in a file's place: run `git lfs pull`")
+
+
+def _json_kind(start: str, file: TextFile, named: str) -> str:
+    """Tell JSON lines from a document by the first line, whatever the suffix says."""
+    line, broken, rest = start.partition("\n")
+    if not broken and not file.head_is_all:
+        return "json" if start.startswith("[") else named
+    try:
+        first = json.loads(line)
+    except (ValueError, RecursionError):
+        opens_alone = line.strip() in ("[", "{", "[{", "[[")
+        return "json" if opens_alone or line.startswith("[") else named
+    if isinstance(first, list) or _is_document(first):
+        return "json"
+    return "jsonl" if rest.strip() else named
+
+
+def _is_document(value: object) -> bool:
+    return isinstance(value, dict) and any(
+        isinstance(value.get(name), list) for name in ("annotations", "images")
+    )
+
+
+def _sniffed_lines(file: TextFile, start: str, texts: Collection[str]) -> tuple[Format, list[str]]:
+    """Tell plain lines from tables, photo lines and JSON in a file that might be any of them."""
+    named_token = file.suffix == ".token"
+    if _JSON.match(start):
+        return Format(_json_kind(start, file, "json")), [
+            f"{file.name}: read as JSON, which it holds"
+        ]
+    lines = [line for line in start.split("\n") if line.strip()]
+    if len(lines) > 1 and not file.head_is_all:
+        lines.pop()  # which is cut off
+    if not lines:
+        return Format("lines" if named_token else "txt"), []
+    known = {*texts, *_OTHER_COLUMNS}
+    delimiter = find_delimiter(lines[0], known)
+    columns = set(column_names(lines[0], delimiter))
+    if lines[0].lower().startswith("sep=") or (columns & set(texts) and columns & _OTHER_COLUMNS):
+        note = f"{file.name}: read as a table, of which the first line names the columns"
+        return Format("table", delimiter, unquoted=True), [note]
+    for pattern in (_TOKEN, _NAMED):
+        # A line alone might speak of a file.
+        if all(map(pattern.fullmatch, lines)) and (pattern is _TOKEN or len(lines) > 1):
+            note = f"{file.name}: read as lines of a photo's name and a text"
+            return Format("lines", line=pattern), [note]
+    if all(map(_PHOTO_ALONE.fullmatch, lines)):
+        raise SynticError(f"{file.name} lists photos, not texts: name the file of their captions")
+    notes = []
+    if len(lines) > 2 and all("\t" in line.strip() for line in lines):
+        notes.append(
+            f"{file.name}: every line holds a tab and is read as one text; if it is a table, name"
+            " its columns in a first line and the file .tsv"
+        )
+    return Format("lines" if named_token else "txt"), notes

@@ -1,0 +1,202 @@
+"""What shells and systems do: names and texts in any encoding, streams that are closed or full."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from .conftest import RunCli
+
+pytestmark = pytest.mark.timeout(120)
+# A name that no UTF-8 has, as Latin-1 systems leave them behind.
+ODD = "caf\udce9"
+
+
+@pytest.fixture
+def run(tmp_path: Path, finished: Path) -> Iterator[Path]:
+    workspace = tmp_path / "run"
+    shutil.copytree(finished, workspace)
+    yield workspace
+    shutil.rmtree(workspace)
+
+
+def shell(
+    line: str, *arguments: object, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """A line of bash in which `syntic` is this syntic, and "$@" are the arguments."""
+    started = f'syntic() {{ "{sys.executable}" -m syntic_cli "$@"; }}\n{line}'
+    return subprocess.run(
+        ["bash", "-c", started, "bash", *map(os.fsencode, map(str, arguments))],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+    )
+
+
+class TestNames:
+    def test_every_stage_with_names_that_are_no_utf8(
+        self, tmp_path: Path, micro_preset: Path, corpus_file: Path, photos: list[Path],
+        run_cli: RunCli,
+    ) -> None:  # fmt: skip
+        corpus, photo = tmp_path / f"{ODD}.txt", tmp_path / f"{ODD}.jpg"
+        shutil.copy(corpus_file, corpus)
+        shutil.copy(photos[0], photo)
+        references = tmp_path / "r.csv"
+        references.write_text("image,caption\ncaf\\xe9.jpg,a red square\n")
+        run = tmp_path / f"{ODD} run"
+        for command in (
+            ["synthesize", corpus, "--preset", micro_preset],
+            *([stage] for stage in ("encode", "optimize", "detect", "project", "train")),
+            ["caption", photo],
+            ["evaluate", "--references", references, "--metrics", "BLEU-1"],
+        ):
+            result = run_cli(*command, "-w", run)
+            assert result.exit_code == 0, result.stderr
+            for printed in (result.stdout, result.stderr):
+                printed.encode()
+        for command in (["inspect", run], ["inspect", run / "scores.h5"]):
+            shown = run_cli(*command)
+            assert shown.exit_code == 0, shown.stderr
+            shown.stdout.encode()
+        assert "caf\\xe9 run" in run_cli("train", "-w", run).stderr
+
+    def test_a_model_in_a_folder_that_safetensors_cannot_open(
+        self, tmp_path: Path, micro_preset: Path, finished: Path, run_cli: RunCli
+    ) -> None:
+        folder = shutil.copytree(micro_preset.parent / "clip", tmp_path / ODD)
+        out = tmp_path / "f.h5"
+        result = run_cli("encode", "-w", finished, "--model", folder, "-o", out)
+        assert result.exit_code == 2
+        assert f"CLIP model {tmp_path}/caf\\xe9: cannot be loaded" in result.stderr
+        result.stderr.encode()
+
+    def test_names_in_errors(self, tmp_path: Path, run_cli: RunCli) -> None:
+        for command in (
+            ["caption", tmp_path / f"{ODD}.jpg"],
+            ["synthesize", tmp_path / f"{ODD}.txt"],
+            ["inspect", tmp_path / f"{ODD}.h5"],
+            ["encode", "-w", tmp_path / ODD],
+            ["encode", "--preset", f"{ODD}.toml"],
+            ["evaluate", "--references", tmp_path / f"{ODD}.csv"],
+        ):
+            result = run_cli(*command, *([] if "-w" in command else ["-w", tmp_path / "run"]))
+            assert result.exit_code == 2
+            assert "Traceback" not in result.stderr
+            result.stderr.encode()
+
+    @pytest.mark.parametrize(
+        "environment",
+        [
+            {"LC_ALL": "C", "PYTHONUTF8": "0"},
+            {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+            {"PYTHONIOENCODING": "ascii"},
+            {"PYTHONIOENCODING": "latin-1:strict"},
+        ],
+        ids=["C", "C, not coerced", "ascii", "latin-1"],
+    )
+    def test_names_that_the_terminal_cannot_show(
+        self, tmp_path: Path, photos: list[Path], run: Path, environment: dict[str, str]
+    ) -> None:
+        photo = tmp_path / "猫.jpg"
+        shutil.copy(photos[0], photo)
+        done = shell('syntic caption "$1" -w "$2" -f csv', photo, run, environment=environment)
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+        assert b"\\u732b.jpg" in done.stdout or "猫.jpg".encode() in done.stdout
+
+    def test_composed_and_decomposed_names_are_one(
+        self, tmp_path: Path, photos: list[Path], run: Path, run_cli: RunCli
+    ) -> None:
+        photo = tmp_path / unicodedata.normalize("NFD", "Grüße.jpg")
+        shutil.copy(photos[0], photo)
+        assert run_cli("caption", photo, "-w", run).exit_code == 0
+        references = tmp_path / "r.csv"
+        references.write_text("image,caption\n" + unicodedata.normalize("NFC", "Grüße.jpg,a dog"))
+        result = run_cli("evaluate", "-w", run, "--references", references, "-f", "json")
+        assert json.loads(result.stdout)["n"] == 1
+
+    def test_half_a_character_in_captions_to_score(self, tmp_path: Path, run_cli: RunCli) -> None:
+        results, references = tmp_path / "c.json", tmp_path / "r.json"
+        results.write_text('[{"image_id": "a\\ud800", "caption": "a dog \\udfff"}]')
+        references.write_text(
+            '{"annotations": [{"image_id": "a\\ud800", "caption": "a \\ud83d dog"}]}'
+        )
+        command = ("evaluate", results, "--references", references, "-w", tmp_path / "run")
+        result = run_cli(*command, "--metrics", "BLEU-1")
+        assert result.exit_code == 0, result.stderr
+
+
+class TestStreams:
+    @pytest.mark.parametrize("command", ["caption - -w $1", "synthesize - -w $1"])
+    def test_closed_standard_input(self, tmp_path: Path, command: str) -> None:
+        done = shell(f"syntic {command} <&-", tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith(b"error: ")
+        assert b"Traceback" not in done.stderr
+
+    @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+    def test_closed_streams_change_no_exit_code(self, run: Path, redirection: str) -> None:
+        for command, code in (("inspect $1", 0), ("inspect $1/none.h5", 2), ("--help", 0)):
+            done = shell(f"syntic {command} {redirection}", run)
+            assert done.returncode == code, done.stderr
+            assert b"Traceback" not in done.stderr
+
+    @pytest.mark.parametrize(
+        "command", ["inspect $1", "inspect $1/captions.h5 -f json", "--help", "--version"]
+    )
+    def test_full_standard_output(self, run: Path, command: str) -> None:
+        done = shell(f"syntic {command} > /dev/full", run)
+        assert done.returncode == 2
+        assert done.stderr == b"error: standard output: No space left on device\n"
+
+    def test_captions_on_a_full_standard_output(self, run: Path, photos: list[Path]) -> None:
+        done = shell('syntic caption "$1" -w "$2" -q -f txt > /dev/full', photos[0], run)
+        assert done.returncode == 2
+        assert done.stderr == b"error: standard output: No space left on device\n"
+
+    @pytest.mark.parametrize("form", ["table", "json"])
+    def test_a_reader_that_goes_away(self, run: Path, form: str) -> None:
+        line = 'syntic inspect "$1" -f $2 | true; echo "${PIPESTATUS[0]}"'
+        for _ in range(3):
+            done = shell(line, run, form)
+            # What is written before the reader is gone is no error.
+            assert done.stdout.strip() in (b"1", b"0")
+            assert done.stderr == b""
+
+
+class TestOutputs:
+    @pytest.mark.parametrize("name", ["res.json", "res.csv", "res.txt", "captions.jsonl"])
+    def test_a_suffix_that_lies(
+        self, run: Path, photos: list[Path], run_cli: RunCli, name: str
+    ) -> None:
+        result = run_cli("caption", photos[0], "-w", run, "-o", run / name)
+        assert result.exit_code == 2
+        assert "an artifact is HDF5, so name it .h5" in result.stderr
+        assert not (run / name).exists()
+
+    def test_an_empty_name(self, run: Path, photos: list[Path], run_cli: RunCli) -> None:
+        for command in (["caption", photos[0]], ["encode"], ["project"], ["train"]):
+            result = run_cli(*command, "-w", run, "-o", "")
+            assert result.exit_code == 2
+            assert "--output: an empty name was given" in result.stderr
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_a_workspace_that_may_not_be_written(
+        self, run: Path, photos: list[Path], run_cli: RunCli
+    ) -> None:
+        run.chmod(0o500)
+        try:
+            result = run_cli("caption", photos[0], "-w", run)
+        finally:
+            run.chmod(0o700)
+        assert result.exit_code == 2
+        assert "cannot be written (Permission denied)" in result.stderr
+        assert "--output elsewhere" in result.stderr
