@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings")
 STAGES, USE = "Stages", "Use"
 # What has no bearing on a stage that computes everything at once, or on no model at all.
-AT_ONCE = ("shard_size", "retry_failed", "keep")
+ON_RAY = ("engine", "ray_address", "workers", "gpus_per_worker")
+AT_ONCE = ("shard_size", "retry_failed", "keep", *ON_RAY)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -365,7 +366,7 @@ def _is_named(context: typer.Context, parameter: str) -> bool:
 
 
 @app.command(rich_help_panel=USE, epilog="Example: syntic evaluate --references refs.json")
-@takes(hides=("shard_size", "retry_failed"))
+@takes(hides=("shard_size", "retry_failed", *ON_RAY))
 def evaluate(
     references: Annotated[
         Path, model("--references", help="Any format of texts that names a photo for each.")

@@ -3,10 +3,13 @@ standard error."""
 
 from __future__ import annotations
 
+import io
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -82,6 +85,32 @@ def part(number: int, total: int) -> Iterator[None]:
         _parts.pop()
 
 
+class _WithoutThreads(io.TextIOBase):
+    def __init__(self, stream: TextIO, prefix: str) -> None:
+        self._stream, self._prefix = stream, prefix
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name.startswith(self._prefix):
+            return len(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
+@contextmanager
+def stdout_without_threads(prefix: str) -> Iterator[None]:
+    """Drop what threads whose name begins so print on standard output in the block."""
+    with redirect_stdout(_WithoutThreads(sys.stdout, prefix)):
+        yield
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -93,10 +122,17 @@ class Advance:
     """Counts items of a stage, on a progress bar or as a line now and then."""
 
     def __init__(self, title: str, total: int, done: int, unit: str, bar: Progress | None) -> None:
-        self._title, self._total, self._unit, self._bar = title, total, unit, bar
+        self._stage = self._title = title
+        self._total, self._unit, self._bar = total, unit, bar
         self._first, self._done = done, done
         self._began = self._printed = time.monotonic()
         self._task = bar.add_task(title, total=total, completed=done, unit=unit) if bar else None
+
+    def retitle(self, more: str) -> None:
+        """Say something more of the stage, such as `on 3 workers`."""
+        before, self._title = self._title, f"{self._stage} {more}"
+        if self._title != before and self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=self._title)
 
     def __call__(self, items: int) -> None:
         self._done += items

@@ -132,6 +132,8 @@ def _parameter(kind: type | None, field: Field, *, hidden: bool = False) -> insp
     if option.auto:
         extras.update(parser=_number_or_auto, metavar="<int|auto>")
     where = " [dim](preset)[/]" if kind is None and option.panel == METHOD else ""
+    if option.envvar:
+        extras.update(envvar=option.envvar, show_envvar=True)
     names = option.names or ("--" + field.name.replace("_", "-"),)
     declared = typer.Option(
         *names, help=option.help + where, rich_help_panel=option.panel, hidden=hidden, **extras

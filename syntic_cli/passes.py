@@ -1,4 +1,7 @@
-"""One pass over rows: read ahead in threads, compute on the device, commit shards behind it."""
+"""One pass over rows: read ahead in threads, compute on the device, commit shards behind it.
+
+On Ray the same happens in several processes, see `on_ray`.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +115,14 @@ def map_work(draft: Draft, rows: int, work: Work, run: Run) -> None:
         Interrupted: after SIGINT or SIGTERM, once the rows in hand are committed.
         SynticError: where the work cannot be opened, or the disk is full.
     """
-    with work.open(draft.in_its_dtype(run)) as opened:
+    run = draft.in_its_dtype(run)
+    if run.engine == "ray":
+        from .on_ray import map_on_ray
+
+        columns = map_on_ray(draft, rows, work, run)
+        draft.finish(columns=columns)
+        return
+    with work.open(run) as opened:
         draft.computed_in(opened.device, opened.dtype)
         for warning in opened.warnings:
             console.warn(f"{work.title}: {warning}")
@@ -156,10 +166,7 @@ def map_rows(
     """
     batches = list(cut_batches(draft.missing(rows), batch_size, run.shard_size))
     left = sum(stop - start for start, stop in batches)
-    if 0 < left < rows:
-        console.note(
-            f"{title}: {rows - left} of {rows} {unit} are there, going on", quiet=run.quiet
-        )
+    note_resumed(title, rows, left, unit, run)
     waits, began = Waits(), time.monotonic()
     request = StopRequest()
     with (
@@ -182,6 +189,14 @@ def map_rows(
             f"{title}: {done} in {console.duration(seconds)}, "
             f"{left / max(seconds, 1e-9):,.1f} {unit}/s, {waits.summary()}",
             quiet=run.quiet,
+        )
+
+
+def note_resumed(title: str, rows: int, left: int, unit: str, run: Run) -> None:
+    """Say where a pass goes on with what another has left."""
+    if 0 < left < rows:
+        console.note(
+            f"{title}: {rows - left} of {rows} {unit} are there, going on", quiet=run.quiet
         )
 
 

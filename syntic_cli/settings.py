@@ -15,6 +15,7 @@ from .errors import SynticError
 
 # Panels of the help texts.
 COMMON, MODEL, METHOD = "Common options", "Models and inputs", "Method"
+RAY = "More than one device"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ SHARE = Range(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 PART = Range(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
 PIXELS = Range(lambda value: value >= 16 and value % 8 == 0, "must be a multiple of 8, at least 16")
 QUALITY = Range(lambda value: 1 <= value <= 100, "must be from 1 to 100")
+ENGINE = Range(lambda value: value in ("local", "ray"), "must be local or ray")
+# Ray lends shares of a GPU, or GPUs by the number.
+GPUS = Range(
+    lambda value: 0 < value <= 1 or value in range(2, 1025),
+    "must be a share of a GPU, such as 0.5, or a whole number",
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Option:
     """How a field stands on the command line.
 
     names are those of the option where they are not `--` and the field's name; auto lets the word
-    `auto` stand for None.
+    `auto` stand for None; envvar is the variable that gives the value where the option does not.
     """
 
     help: str
@@ -47,6 +54,7 @@ class Option:
     names: tuple[str, ...] = ()
     panel: str = METHOD
     auto: bool = False
+    envvar: str | None = None
 
 
 @dataclass(frozen=True)
@@ -264,7 +272,8 @@ class Run:
     Of these only dtype changes what is computed, and only by rounding: it is part of the artifact's
     recipe where it is chosen, and recorded where it is not. device and batch_size (None: the stage
     chooses) change the last bits at most. shard_size is in items. preset is what a workspace that
-    follows none yet is to follow; None leaves it alone.
+    follows none yet is to follow; None leaves it alone. On Ray, ray_address None starts a cluster
+    on this machine alone, and workers None takes one a GPU, or one a core where there is none.
     """
 
     device: Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.", panel=COMMON)] = "auto"
@@ -289,9 +298,40 @@ class Run:
         int, Option("Earlier results of other input to keep.", NOT_NEGATIVE, panel=COMMON)
     ] = 5
     preset: Annotated[str | None, Option("The preset to remember.", panel=COMMON)] = None
+    engine: Annotated[str, Option("local, or ray for more than one device.", ENGINE, panel=RAY)] = (
+        "local"
+    )
+    ray_address: Annotated[
+        str | None,
+        Option(
+            "HOST:PORT of a Ray cluster, or auto; without it Ray starts here.",
+            panel=RAY,
+            envvar="RAY_ADDRESS",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        Option("Workers on Ray; by default one a GPU, else one a core.", COUNT, panel=RAY),
+    ] = None
+    gpus_per_worker: Annotated[float, Option("GPUs of a worker, or a share.", GPUS, panel=RAY)] = (
+        1.0
+    )
 
     def __post_init__(self) -> None:
         check(self)
+        if self.engine == "ray":
+            self._check_ray()
+
+    def _check_ray(self) -> None:
+        if self.device.startswith("cuda:"):
+            raise SynticError(
+                f"--device {self.device}: on Ray each worker is given a GPU; give --device cuda"
+            )
+        if "://" in (self.ray_address or ""):
+            raise SynticError(
+                f"--ray-address {self.ray_address}: Ray's client is not supported; give the "
+                "HOST:PORT of the cluster's head, on a machine of the cluster"
+            )
 
     def chosen_dtype(self) -> dict[str, str]:
         """The dtype as a setting: it changes the result, so it counts where it was chosen."""

@@ -1,6 +1,7 @@
 """Kill `syntic` at random moments, go on, and compare the outcome with a run left in peace.
 
     python tests/faults.py --kills 100 --seed 0
+    python tests/faults.py --kills 30 --engine ray
 
 Every command runs in a process of its own, forked from this one once it has imported torch: what
 would take seconds a process takes milliseconds, so that most of the time is work worth killing.
@@ -18,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,7 @@ class Tally:
     attributes: int = 0
     rows: int = 0
     differences: list[str] = field(default_factory=list)
+    label: str = "on disk afterwards"
 
 
 def warm() -> None:
@@ -128,14 +130,16 @@ def start(work: Callable[[], object], log: Path) -> int:
         os._exit(code)
 
 
-def command(step: Step, workspace: Path, shard_size: int) -> Callable[[], None]:
+def command(
+    step: Step, workspace: Path, shard_size: int, more: Sequence[str] = ()
+) -> Callable[[], None]:
     """`syntic STEP ...` as a call of the console script's function."""
     sizes = ["--shard-size", str(shard_size)] if step.name in IN_SHARDS else []
 
     def run() -> None:
         from syntic_cli import cli
 
-        sys.argv = ["syntic", step.name, *step.arguments, "-w", str(workspace), *sizes]
+        sys.argv = ["syntic", step.name, *step.arguments, "-w", str(workspace), *sizes, *more]
         cli.main()
 
     return run
@@ -385,7 +389,7 @@ def report(tally: Tally, seconds: float) -> None:
     shown = ", ".join(f"{step.name} {tally.kills[step.name]}" for step in CHAIN)
     left = ", ".join(f"{state} {count}" for state, count in tally.left.most_common())
     print(f"kills                {kills} ({shown})")
-    print(f"  on disk afterwards {left}")
+    print(f"  {tally.label} {left}")
     print(f"resumes              {tally.resumes}")
     print(
         f"items compared       {tally.rows} rows of {tally.datasets} datasets, "
@@ -402,6 +406,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard-size", type=int, default=8)
+    parser.add_argument("--engine", choices=("local", "ray"), default="local")
     parser.add_argument("--folder", type=Path, help="work here and keep it")
     options = parser.parse_args()
     began = time.monotonic()
@@ -409,7 +414,10 @@ def main() -> int:
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="syntic-faults-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
-    experiment = Experiment(folder, options.seed, options.shard_size)
+    kind = Experiment
+    if options.engine == "ray":
+        from tests.ray_faults import RayExperiment as kind
+    experiment = kind(folder, options.seed, options.shard_size)
     experiment.prepare()
     experiment.run_in_peace()
     while (left := options.kills - sum(experiment.tally.kills.values())) > 0:

@@ -24,6 +24,7 @@ from PIL import Image
 
 import syntic_cli
 from syntic_cli.artifacts.reading import Artifact
+from syntic_cli.artifacts.recipe import Recipe
 from syntic_cli.artifacts.shards import Draft
 from syntic_cli.errors import Interrupted, SynticError
 
@@ -736,3 +737,32 @@ class TestSafe:
         names = {p.name for p in (tmp_path / "run").iterdir()}
         artifacts = {"synthetic.h5", "features.h5", "objects.h5", "projected.h5"}
         assert names == artifacts | {".syntic.lock", "workspace.json"}
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [b"", b"", b""],
+        [b"abc", b"abd", b"abe"],
+        [b"", b"ab", b"abc"],
+        [b"abc"],
+    ],
+    ids=["empty", "of one length", "of several lengths", "one"],
+)
+def test_byte_strings_of_any_lengths_are_written(tmp_path: Path, images: list[bytes]) -> None:
+    draft = Draft(tmp_path / "synthetic.h5", Recipe("synthesize", {}))
+    number = len(images)
+    for shard in range(2):
+        draft.commit(
+            shard * number,
+            {
+                "captions": ["a text"] * number,
+                "images": images,
+                "seeds": np.zeros(number, np.uint64),
+                "flagged": np.zeros(number, bool),
+                "error": [""] * number,
+            },
+        )
+    draft.finish()
+    with Artifact(tmp_path / "synthetic.h5") as made:
+        assert made.byte_strings("images") == images * 2

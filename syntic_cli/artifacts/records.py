@@ -4,7 +4,7 @@ captions."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +140,22 @@ def pack_objects(results: Sequence[Any]) -> dict[str, Values]:
         "score": np.concatenate([np.zeros(0, np.float32), *(row.scores for row in rows)]),
         "box": np.concatenate([np.zeros((0, 4), np.float32), *(row.boxes for row in rows)]),
     }
+
+
+def join_columns(parts: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
+    """Datasets of consecutive rows, packed in parts, as if they had been packed together."""
+    joined: dict[str, Values] = {}
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        if name == "offsets":
+            before = np.cumsum([0, *(part[-1] for part in values[:-1])])
+            values = [np.add(part[1:], first) for part, first in zip(values, before, strict=True)]
+            values.insert(0, np.zeros(1, np.int64))
+        if isinstance(values[0], np.ndarray):
+            joined[name] = np.concatenate(values)
+        else:
+            joined[name] = [value for part in values for value in part]  # type: ignore[assignment]
+    return joined
 
 
 def named_objects(

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from .. import presets
-from ..errors import MissingError
+from ..errors import ConflictError, MissingError
 
 # A model named so lies in the package's own presets folder, on whatever machine that is.
 PACKAGED = "preset:"
@@ -34,6 +34,21 @@ def identity(model: str, revision: str | None = None, pretrained: str | None = N
     if folder is not None:
         return f"folder {folder.name} {folder_digest(folder)[:16]}"
     return " ".join(part for part in (model, pretrained, revision) if part)
+
+
+def refuse_another(
+    expected: str, model: str, revision: str | None = None, pretrained: str | None = None
+) -> None:
+    """Refuse a model that is not the one of a recipe: a machine may have another under its name.
+
+    Raises:
+        ConflictError: naming both.
+    """
+    found = identity(model, revision, pretrained)
+    if not same_model(found, expected):
+        raise ConflictError(
+            f"{model}: is {found}, where {expected} is meant; copy the right one there"
+        )
 
 
 def same_model(one: str, other: str) -> bool:

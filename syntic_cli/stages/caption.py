@@ -17,13 +17,16 @@ from ..artifacts.recipe import Input, Recipe
 from ..artifacts.records import Caption, path_text, read_captions, reopen
 from ..artifacts.workspace import begun, open_input
 from ..captioner import Captioner
-from ..errors import Interrupted
+from ..errors import Interrupted, MissingError, shown
 from ..models.identity import identity
 from ..passes import Opened, map_work
 from ..presets import SHIPPED, SHIPPED_PRESET
 from ..schema import CAPTION, TRAIN
 from ..settings import CaptionSettings, DetectSettings, Run
 
+NOT_THERE = "not there"
+# A machine that has none of the first so many photos has none.
+PROBED_PHOTOS = 8
 BATCH_SIZE = {"cpu": 32, "cuda": 128, "mps": 32}
 
 
@@ -157,6 +160,7 @@ class Describing:
     @contextmanager
     def open(self, run: Run) -> Iterator[Opened]:
         """Load the captioner and its frozen models; see `passes.Work`."""
+        _refuse_other_disk(self.photos, self.states)
         with reopen(self.source, self.state, TRAIN.name) as source:
             model = Captioner.from_artifact(
                 source,
@@ -203,8 +207,15 @@ def photo_state(photo: Path) -> str:
     try:
         status = photo.stat()
     except OSError:
-        return "not there"
+        return NOT_THERE
     return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _refuse_other_disk(photos: Sequence[Path], states: Sequence[str]) -> None:
+    """Refuse a machine that lacks the photos: else each of them would become a failed row."""
+    there = [photo for photo, state in zip(photos, states, strict=True) if state != NOT_THERE]
+    if there and all(photo_state(photo) == NOT_THERE for photo in there[:PROBED_PHOTOS]):
+        raise MissingError(f"{shown(there[0])}: no such file; the photos must be there, too")
 
 
 def _digest(photos: Sequence[Path], states: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from ..artifacts.reading import Artifact
 from ..artifacts.recipe import Recipe
 from ..artifacts.records import errors_of, pack_objects, read_image, reopen
 from ..artifacts.workspace import open_input
-from ..models.identity import identity
+from ..models.identity import identity, refuse_another
 from ..passes import Mapper, Opened, map_work
 from ..photos import preparing
 from ..schema import DETECT
@@ -67,7 +67,7 @@ def detect(
         recipe = Recipe(DETECT.name, chosen, inputs, models, pairs.state)
         with making(path, recipe, run) as draft:
             if not draft.up_to_date:
-                work = Detection(pairs.path, pairs.state, settings)
+                work = Detection(pairs.path, pairs.state, settings, chosen["model"])
                 map_work(draft, pairs.rows, work, run)
     _report(path, run)
     return path
@@ -75,11 +75,13 @@ def detect(
 
 @dataclass(frozen=True)
 class Detection:
-    """The work on each image of the artifact at `source` while it is in this state."""
+    """The work on each image of the artifact at `source` while it is in this state, by the model of
+    this identity."""
 
     source: Path
     state: str
     settings: DetectSettings
+    identity: str
     title: ClassVar[str] = DETECT.name
     unit: ClassVar[str] = "images"
 
@@ -91,6 +93,7 @@ class Detection:
 
         device = find_device(run.device)
         dtype = find_dtype(run.dtype, device)
+        refuse_another(self.identity, self.settings.model, self.settings.revision)
         with reopen(self.source, self.state, "synthesize") as pairs:
             model = load_detector(self.settings, device, dtype)
             yield Opened(

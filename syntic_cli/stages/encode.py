@@ -17,7 +17,7 @@ from ..artifacts.recipe import Recipe
 from ..artifacts.records import cut_texts, read_image, reopen
 from ..artifacts.workspace import open_input
 from ..errors import SynticError
-from ..models.identity import identity
+from ..models.identity import identity, refuse_another
 from ..passes import Mapper, Opened, map_work
 from ..photos import preparing
 from ..schema import ENCODE
@@ -72,7 +72,7 @@ def encode(
         )
         with making(path, recipe, run) as draft:
             if not draft.up_to_date:
-                work = Encoding(pairs.path, pairs.state, settings, compiled)
+                work = Encoding(pairs.path, pairs.state, settings, name, compiled)
                 map_work(draft, pairs.rows, work, run)
     with Artifact(path) as made:
         console.failures(ENCODE.name, made.texts("error"), "pairs")
@@ -81,11 +81,13 @@ def encode(
 
 @dataclass(frozen=True)
 class Encoding:
-    """The work on each pair of the artifact at `source` while it is in this state."""
+    """The work on each pair of the artifact at `source` while it is in this state, by the model of
+    this identity."""
 
     source: Path
     state: str
     settings: EncodeSettings
+    identity: str
     compiled: bool | None
     title: ClassVar[str] = ENCODE.name
     unit: ClassVar[str] = "pairs"
@@ -98,6 +100,8 @@ class Encoding:
 
         device = find_device(run.device)
         dtype = find_dtype(run.dtype, device)
+        chosen = self.settings
+        refuse_another(self.identity, chosen.model, chosen.revision, chosen.pretrained)
         with reopen(self.source, self.state, "synthesize") as pairs:
             model = load_clip(self.settings, device, dtype)
             batch_size = run.batch_size or BATCH_SIZE[device.type]

@@ -19,7 +19,7 @@ from ..artifacts.recipe import Input, Recipe
 from ..artifacts.records import cut_texts, errors_of
 from ..corpus import Corpus
 from ..errors import SynticError
-from ..models.identity import PACKAGED, identity
+from ..models.identity import PACKAGED, identity, refuse_another
 from ..passes import Mapper, Opened, map_work
 from ..schema import SYNTHESIZE
 from ..settings import Run, SynthesizeSettings
@@ -75,9 +75,11 @@ def synthesize(
             f"{SYNTHESIZE.name}: most texts are not in Latin script, and the models of the preset "
             "tiny read English; name a multilingual --model here and for `encode`"
         )
-    with making(path, _recipe(corpus, settings, run, seed), run) as draft:
+    recipe = _recipe(corpus, settings, run, seed)
+    with making(path, recipe, run) as draft:
         if not draft.up_to_date:
-            work = Generation(corpus.captions, settings, seed, compiled)
+            model = recipe.settings["model"]
+            work = Generation(corpus.captions, settings, model, seed, compiled)
             map_work(draft, len(corpus.captions), work, run)
     with Artifact(path) as made:
         errors = made.texts("error")
@@ -93,10 +95,11 @@ def synthesize(
 
 @dataclass(frozen=True)
 class Generation:
-    """The work of drawing an image for each caption."""
+    """The work of drawing an image for each caption, by the model of this identity."""
 
     captions: Sequence[str]
     settings: SynthesizeSettings
+    identity: str
     seed: int
     compiled: bool | None
     title: ClassVar[str] = SYNTHESIZE.name
@@ -109,6 +112,7 @@ class Generation:
         from ..models.loading import find_device, find_dtype, worth_compiling
         from ..models.text_to_image import load_text_to_image
 
+        refuse_another(self.identity, self.settings.model, self.settings.revision)
         device = find_device(run.device)
         dtype = find_dtype(run.dtype, device)
         images = len(self.captions)

@@ -20,6 +20,7 @@ NAMES = (
     "encode",
     "synthesize",
     "caption",
+    "cluster",
     "evaluate",
     "growth",
 )
