@@ -448,6 +448,32 @@ def inspect(
         printing.print_artifact(describe(artifact), format.value)
 
 
+@app.command(rich_help_panel=USE, epilog="Example: syntic report run-a run-b -o both.html")
+def report(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Workspaces, or files of captions, to set side by side.", show_default="-w"
+        ),
+    ] = None,
+    workspace: Workspace = WORKSPACE,
+    items: Annotated[
+        int, common("--items", help="Photos, and synthetic images, to show.", min=1)
+    ] = 150,
+    output: Annotated[Path, common("--output", "-o", help="The page.")] = Path("report.html"),
+    force: Annotated[
+        bool, common("--force", help="Write over a file that is no report.", metavar="")
+    ] = False,
+    quiet: Annotated[
+        bool, common("--quiet", "-q", help="Print warnings and errors only.", metavar="")
+    ] = False,
+) -> None:
+    """Show a run as an HTML page: lineage, corpus, images, curves, photos and scores."""
+    from .stages.report import report as stage
+
+    stage(sources or [workspace], items=items, output=output, force=force, quiet=quiet)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         console.out.print(f"syntic {__version__}")
