@@ -20,7 +20,7 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe"),
 )
-SECONDS = 60.0
+SECONDS = 30.0
 
 
 def find_chromium() -> str | None:
@@ -85,13 +85,15 @@ class Page:
         """Load a file in a window of this size."""
         self.resize(width, height, theme)
         self.call("Page.navigate", url=path.resolve().as_uri())
+        self.wait_until("document.readyState === 'complete' && location.href !== 'about:blank'")
+
+    def wait_until(self, script: str) -> None:
+        """Wait for an expression to be true: what a key does is done a little later."""
         ends = time.monotonic() + SECONDS
-        while self.run("document.readyState") != "complete" or self.run("location.href") == (
-            "about:blank"
-        ):
+        while not self.run(script):
             if time.monotonic() > ends:
-                raise RuntimeError(f"{path}: does not load")
-            time.sleep(0.05)
+                raise AssertionError(f"not so within {SECONDS:.0f} s: {script}")
+            time.sleep(0.02)
 
     def resize(self, width: int, height: int, theme: str) -> None:
         self.call(

@@ -408,22 +408,20 @@ class TestBrowser:
         name = browser.run(f"{SHOWN}[2].getAttribute('aria-label')")
         following = browser.run(f"{SHOWN}[3].getAttribute('aria-label')")
         browser.press("Enter", 13)
-        assert browser.run("document.querySelector('dialog').open")
         title = "document.querySelector('#dialog-title').textContent"
-        assert browser.run(title) == name
+        browser.wait_until(f"document.querySelector('dialog').open && {title} === '{name}'")
         assert "The reference of" in browser.run("document.querySelector('dialog').innerText")
         browser.press("ArrowRight", 39)
-        assert browser.run(title) == following
+        browser.wait_until(f"{title} === '{following}'")
         browser.press("Escape", 27)
-        assert not browser.run("document.querySelector('dialog').open")
-        focused = "document.activeElement.closest('.card').getAttribute('aria-label')"
-        assert browser.run(focused) == following
+        focused = "document.activeElement.closest('.card')?.getAttribute('aria-label')"
+        browser.wait_until(f"!document.querySelector('dialog').open && {focused} === '{following}'")
         assert browser.problems == []
 
     def test_tabs_move_by_arrows(self, browser: Page) -> None:
         browser.run("document.querySelector('#photos [role=tab]').focus()")
         browser.press("ArrowRight", 39)
-        assert browser.run("document.activeElement.textContent") == "All"
+        browser.wait_until("document.activeElement.textContent === 'All'")
         assert browser.run("document.activeElement.getAttribute('aria-selected')") == "true"
         assert browser.run(f"{SHOWN}.length") == 30
 
