@@ -306,6 +306,14 @@ def caption(
     recursive: Annotated[
         bool, model("--recursive", "-r", help="Look into subfolders, too.", metavar="")
     ] = False,
+    sidecar: Annotated[
+        bool,
+        model("--sidecar", help="Write PHOTO.txt beside each photo that has none.", metavar=""),
+    ] = False,
+    sidecar_folder: Annotated[
+        Path | None,
+        model("--sidecar-folder", help="Write them here instead, in folders like the photos'."),
+    ] = None,
     format: Annotated[Format, common("--format", "-f", help="How to print.")] = Format.table,
     _seed: NoSeed = 0,
     output: Output = None,
@@ -314,6 +322,7 @@ def caption(
     """Caption photos, with the workspace's captioner or the one that ships with syntic."""
     from . import printing
     from .photos import list_photos
+    from .sidecars import Sidecars, common_folder
     from .stages.caption import caption_and_read, shipped_preset
 
     listed = list_photos(photos, recursive=recursive, stdin=sys.stdin)
@@ -323,6 +332,9 @@ def caption(
     for note in listed.notes:
         console.note(note, quiet=run.quiet)
     values = load_preset(preset)
+    root, sidecars = common_folder(photos, listed.photos), None
+    if sidecar or sidecar_folder:
+        sidecars = Sidecars(root, sidecar_folder, run.force)
     captions = caption_and_read(
         listed.photos,
         workspace,
@@ -333,11 +345,12 @@ def caption(
         clip=clip,
         detector=detector,
         objects=resolve(DetectSettings, values, model=detector) if objects or detector else None,
+        sidecars=sidecars,
         output=output,
         keep=_is_named(context, "workspace"),
     )
-    printing.print_captions(captions, format.value)
-    if all(caption.error for caption in captions):
+    printing.print_captions(captions, format.value, beside=root)
+    if captions and all(caption.error for caption in captions):
         raise SynticError(f"no photo could be captioned: {captions[0].error}")
 
 

@@ -30,6 +30,7 @@ class Format(str, Enum):
     jsonl = "jsonl"
     csv = "csv"
     txt = "txt"
+    metadata = "metadata"
 
 
 def common(*names: str, help: str, **options: Any) -> Any:
