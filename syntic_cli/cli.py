@@ -16,6 +16,7 @@ from .options import (
     WORKSPACE,
     Compile,
     CorpusFile,
+    ExportFormat,
     Format,
     NoPreset,
     NoSeed,
@@ -485,6 +486,29 @@ def report(
     from .stages.report import report as stage
 
     stage(sources or [workspace], items=items, output=output, force=force, quiet=quiet)
+
+
+@app.command(
+    rich_help_panel=USE, epilog="Example: syntic export syntic-run/synthetic.h5 --to webdataset out"
+)
+def export(
+    artifact: Annotated[Path, typer.Argument(help="synthetic.h5, captions.h5, or features.")],
+    target: Annotated[Path, typer.Argument(help="A new folder; for coco a JSON file.")],
+    to: Annotated[ExportFormat, common("--to", help="The format.")],
+    shard_size: Annotated[
+        int, common("--shard-size", help="Rows in a tar, parquet file or subfolder.", min=1)
+    ] = 10_000,
+    force: Annotated[
+        bool, common("--force", help="Write over files of coco and sidecar.", metavar="")
+    ] = False,
+    quiet: Annotated[
+        bool, common("--quiet", "-q", help="Print warnings and errors only.", metavar="")
+    ] = False,
+) -> None:
+    """Hand on pairs, features or captions in a format of other tools."""
+    from .stages.export import export as stage
+
+    stage(artifact, to.value, target, shard_size=shard_size, force=force, quiet=quiet)
 
 
 def _version(wanted: bool) -> None:

@@ -33,6 +33,16 @@ class Format(str, Enum):
     metadata = "metadata"
 
 
+class ExportFormat(str, Enum):
+    """Formats of export."""
+
+    imagefolder = "imagefolder"
+    webdataset = "webdataset"
+    parquet = "parquet"
+    coco = "coco"
+    sidecar = "sidecar"
+
+
 def common(*names: str, help: str, **options: Any) -> Any:
     """An option that most subcommands have."""
     return typer.Option(*names, help=help, rich_help_panel=COMMON, **options)

@@ -174,6 +174,14 @@ def path_text(photo: str | Path) -> str:
     return os.fsencode(photo).decode("utf-8", "backslashreplace")
 
 
+def find_again(recorded: str | Path, folder: Path) -> Path | None:
+    """A file by its recorded path: from here, from the artifact's folder, or from the one above."""
+    for path in (Path(recorded), folder / recorded, folder.parent / recorded):
+        if path.is_file():
+            return path
+    return None
+
+
 def read_captions(artifact: Artifact) -> list[Caption]:
     """The rows of an artifact of `caption`.
 

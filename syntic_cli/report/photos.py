@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..artifacts.reading import Artifact
-from ..artifacts.records import DetectedObject, named_objects
+from ..artifacts.records import DetectedObject, find_again, named_objects
 from ..errors import SynticError
 from ..metrics.references import load_references
 from ..passes import READERS
@@ -249,7 +249,7 @@ class _References:
         self._read = []
         files = {(o.scores.references, o.scores.split): o for o in captions if o.scores}
         for (recorded, split), one in files.items():
-            path = _found(recorded, one.path.parent)
+            path = find_again(recorded, one.path.parent)
             if path is None:
                 notes.append(f"{recorded}: these references are gone, so none are shown")
                 continue
@@ -269,17 +269,9 @@ class _References:
         return []
 
 
-def _found(recorded: Path, folder: Path) -> Path | None:
-    """A file by its recorded path: from here, from the artifact's folder, or from the one above."""
-    for path in (recorded, folder / recorded, folder.parent / recorded):
-        if path.is_file():
-            return path
-    return None
-
-
 def _look_at(row: _Row, folders: Sequence[Path]) -> tuple[Thumbnail | None, str]:
     """A photo's thumbnail, or why there is none; a change since it was captioned is told, too."""
-    path = next((p for f in folders if (p := _found(Path(row.path), f))), None)
+    path = next((p for f in folders if (p := find_again(Path(row.path), f))), None)
     if path is None:
         return None, "the photo is not there any more"
     try:
