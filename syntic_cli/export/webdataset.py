@@ -19,7 +19,7 @@ def write(target: Path, shard: int, rows: Iterable[Row]) -> None:
     """Write one tar; keys are row numbers, since a key ends at a name's first dot."""
     with (
         atomic_path(target / f"{shard:06d}.tar") as temporary,
-        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+        tarfile.TarFile(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for row in rows:
             key, suffix = f"{row.number:09d}", PurePath(row.name).suffix.lower() or ".jpg"
