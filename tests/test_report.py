@@ -263,6 +263,37 @@ class TestCommand:
         assert page.text.count("Something else .") == len(photos)
         assert {"run", "second"} <= {t.strip() for t in page.text.split("\n")}
 
+    def test_scores_of_files_that_were_compared_are_found(
+        self, run_cli: RunCli, tmp_path: Path
+    ) -> None:
+        run = handmade.write_run(tmp_path / "run", photos=6)
+        (run / "scores.h5").unlink()
+        photos = sorted((tmp_path / "photos").glob("*.jpg"))
+        texts = [f"The reference of {photo.stem} ." for photo in photos]
+        handmade.write_captions(run / "better.h5", photos, texts)
+        done = run_cli(
+            "evaluate", run / "captions.h5", run / "better.h5", "-w", run, "-q", "--bootstrap", 10,
+            "--references", tmp_path / "references.csv", "--metrics", "ROUGE-L,CIDEr",
+        )  # fmt: skip
+        assert done.exit_code == 0, done.stderr
+        found = gather([run, run / "better.h5"], 6).photos
+        assert found is not None
+        for number, name in enumerate(("captions.h5", "better.h5")):
+            own = tmp_path / f"own-{name}"
+            run_cli(
+                "evaluate", run / name, "-o", own, "-q", "--metrics", "ROUGE-L,CIDEr",
+                "--references", tmp_path / "references.csv",
+            )  # fmt: skip
+            with Artifact(own) as artifact:
+                wanted = artifact.group("per_image")["CIDEr"].tolist()
+                total = artifact.attributes["CIDEr"]
+            scores = found.sources[number].scores
+            assert scores is not None
+            assert scores.metrics["CIDEr"] == pytest.approx(total)
+            assert [photo.said[number].scores["CIDEr"] for photo in found.photos] == pytest.approx(
+                wanted
+            )
+
     def test_another_file_is_not_written_over(
         self, run_cli: RunCli, run: Path, tmp_path: Path
     ) -> None:
@@ -452,6 +483,18 @@ class TestBrowser:
           return Math.min(...found);
         })()"""
         assert browser.run(contrast) >= 4.5
+
+    def test_several_sources_of_long_names_fit_too(
+        self, browser: Page, run: Path, tmp_path: Path
+    ) -> None:
+        other = tmp_path / ("no-objects-and-no-projection-" * 3 + "captions.h5")
+        photos = sorted((run.parent / "photos").glob("*.jpg"))
+        handmade.write_captions(other, photos, ["Something else ."] * len(photos))
+        path = tmp_path / "report.html"
+        path.write_text(render(gather([run, other], 30)), encoding="utf-8")
+        browser.open(path, 380, 800)
+        assert browser.run("document.documentElement.scrollWidth") == 380
+        assert browser.problems == []
 
     def test_every_control_has_a_name(self, browser: Page) -> None:
         browser.call("Accessibility.enable")

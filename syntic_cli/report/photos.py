@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -170,23 +171,29 @@ def _scores(captions: Artifact) -> Scores | None:
     Raises:
         SynticError: where they cannot be read.
     """
-    found: list[tuple[str, Path]] = []
+    found: list[tuple[str, Path, str]] = []
     for path in captions.path.parent.glob("*.h5"):
         try:
             with Artifact(path, EVALUATE.name) as artifact:
-                given = artifact.recipe.inputs.get("captions")
-                if given is not None and given.fingerprint == captions.state:
-                    found.append((artifact.created, path))
+                given = artifact.recipe.inputs.items()
+                roles = [role for role, one in given if one.fingerprint == captions.state]
+                found += [(artifact.created, path, role) for role in roles]
         except SynticError:
             continue  # of another stage, or unreadable, which the lineage says
     if not found:
         return None
-    with Artifact(max(found)[1], EVALUATE.name) as artifact:
-        settings, found_metrics = artifact.recipe.settings, artifact.attributes
-        paths, per_photo = artifact.texts("path"), artifact.group("per_image")
+    _, path, role = max(found)
+    with Artifact(path, EVALUATE.name) as artifact:
+        settings, attributes = artifact.recipe.settings, artifact.attributes
+        metrics, group = attributes, "per_image"
+        # Of several files that were compared, "captions 2" is the first of the others.
+        if number := role.removeprefix("captions").strip():
+            metrics = json.loads(attributes["others"])[int(number) - 2]["metrics"]
+            group = f"per_image_{number}"
+        paths, per_photo = artifact.texts("path"), artifact.group(group)
         return Scores(
             len(paths),
-            {m: float(found_metrics[m]) for m in settings["metrics"] if m in found_metrics},
+            {m: float(metrics[m]) for m in settings["metrics"] if m in metrics},
             {m: dict(zip(paths, values.tolist(), strict=True)) for m, values in per_photo.items()},
             Path(artifact.recipe.inputs["references"].file),
             settings.get("split"),
