@@ -31,13 +31,17 @@ def folder(photos: list[Path], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def caption(run_cli: RunCli, finished: Path, tmp_path: Path) -> RunCli:
+def caption(
+    run_cli: RunCli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunCli:
     """`syntic caption -r` with the micro captioner, in no workspace."""
 
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SYNTIC_WORKSPACE", raising=False)
+
     def run(*arguments: object) -> Result:
-        workspace = tmp_path / "no-workspace"
         captioner = ["--captioner", finished / "captioner.h5", "--preset", "tiny"]
-        return run_cli("caption", "-r", *arguments, *captioner, "-w", workspace)
+        return run_cli("caption", "-r", *arguments, *captioner)
 
     return run
 
@@ -154,12 +158,17 @@ class TestSidecars:
         command = [
             sys.executable, "-c", "from syntic_cli.cli import main; main()", "caption", "-r",
             str(folder), "--sidecar", "--captioner", str(finished / "captioner.h5"),
-            "--preset", "tiny", "-w", str(tmp_path / "none"), "--shard-size", "1",
+            "--preset", "tiny", "--shard-size", "1",
             "--batch-size", "1", "--format", "jsonl",
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment.pop("SYNTIC_WORKSPACE", None)
         running = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            cwd=tmp_path,
         )
         ends = time.monotonic() + 120
         while not texts_in(folder) and time.monotonic() < ends and running.poll() is None:
@@ -168,7 +177,10 @@ class TestSidecars:
         code = running.wait(60)
         first = texts_in(folder)
         assert 0 < len(first) <= 205
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+        )
+        assert not (tmp_path / "syntic-run").exists()
         assert len(done.stdout.splitlines()) == 205 - len(first)
         assert len(texts_in(folder)) == 205
         if len(first) < 205:
