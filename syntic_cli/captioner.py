@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import console
+from .artifacts.foreign import open_artifact
 from .artifacts.reading import Artifact, Values
 from .artifacts.records import (
     Caption,
@@ -20,7 +21,7 @@ from .artifacts.records import (
     path_text,
     support_set,
 )
-from .errors import ConflictError, DamagedError, SynticError
+from .errors import ConflictError, DamagedError, MissingError, SynticError
 from .models.identity import identity, is_folder, same_model
 from .passes import READERS, Mapper, Waits, compute_rows, cut_batches, read_ahead
 from .photos import preparing, read_photo
@@ -345,10 +346,16 @@ def _clip_settings(artifact: Artifact, clip: str | None) -> EncodeSettings:
     """The dual encoder that a captioner names, in the place where it is now.
 
     Raises:
+        MissingError: where neither names one, as with features made by others.
         ConflictError: where the model in that place is another one.
     """
-    values = dict(artifact.recipe.models["clip"])
-    trained_with = values.pop("identity")
+    values = dict(artifact.recipe.models.get("clip", {}))
+    if not values and clip is None:
+        raise MissingError(
+            f"{artifact.path}: was trained on features of a model that nothing names; give --clip "
+            "MODEL"
+        )
+    trained_with = values.pop("identity", "")
     settings = EncodeSettings(**values) if clip is None else EncodeSettings(clip)
     here = identity(settings.model, settings.revision, settings.pretrained)
     # Of a model that has but a name `_refuse_other_features` finds out whether it is another one.
@@ -437,10 +444,13 @@ def _load_repetition(artifact: Artifact, weight: float, device: torch.device) ->
 def _support_features(artifact: Artifact, path: str | Path | None) -> np.ndarray:
     if path is None:
         return artifact.numbers("support")
-    with Artifact(path, "encode", "optimize") as other:
-        mine = artifact.recipe.models["clip"]["identity"]
-        if not same_model(other.recipe.models.get("clip", {}).get("identity", ""), mine):
+    with open_artifact(path, "encode", "optimize") as other:
+        mine, theirs = (
+            one.recipe.models.get("clip", {}).get("identity", "") for one in (artifact, other)
+        )
+        if not (mine and theirs and same_model(theirs, mine)):
             raise ConflictError(
-                f"{path}: its features are not of {mine}, the captioner's CLIP model"
+                f"{path}: its features are of {theirs or 'a model that nothing names'}, those of "
+                f"{artifact.path} of {mine or 'a model that nothing names'}"
             )
         return support_set(other)[0]

@@ -17,6 +17,7 @@ from .options import (
     Compile,
     CorpusFile,
     DryRun,
+    ExportFormat,
     Format,
     NoPreset,
     NoSeed,
@@ -324,6 +325,14 @@ def caption(
     recursive: Annotated[
         bool, model("--recursive", "-r", help="Look into subfolders, too.", metavar="")
     ] = False,
+    sidecar: Annotated[
+        bool,
+        model("--sidecar", help="Write PHOTO.txt beside each photo that has none.", metavar=""),
+    ] = False,
+    sidecar_folder: Annotated[
+        Path | None,
+        model("--sidecar-folder", help="Write them here instead, in folders like the photos'."),
+    ] = None,
     format: Annotated[Format, common("--format", "-f", help="How to print.")] = Format.table,
     _seed: NoSeed = 0,
     output: Output = None,
@@ -332,6 +341,7 @@ def caption(
     """Caption photos, with the workspace's captioner or the one that ships with syntic."""
     from . import printing
     from .photos import list_photos
+    from .sidecars import Sidecars, common_folder
     from .stages.caption import caption_and_read, shipped_preset
 
     listed = list_photos(photos, recursive=recursive, stdin=sys.stdin)
@@ -341,6 +351,9 @@ def caption(
     for note in listed.notes:
         console.note(note, quiet=run.quiet)
     values = load_preset(preset)
+    root, sidecars = common_folder(photos, listed.photos), None
+    if sidecar or sidecar_folder:
+        sidecars = Sidecars(root, sidecar_folder, run.force)
     captions = caption_and_read(
         listed.photos,
         workspace,
@@ -351,11 +364,12 @@ def caption(
         clip=clip,
         detector=detector,
         objects=resolve(DetectSettings, values, model=detector) if objects or detector else None,
+        sidecars=sidecars,
         output=output,
         keep=_is_named(context, "workspace"),
     )
-    printing.print_captions(captions, format.value)
-    if all(caption.error for caption in captions):
+    printing.print_captions(captions, format.value, beside=root)
+    if captions and all(caption.error for caption in captions):
         raise SynticError(f"no photo could be captioned: {captions[0].error}")
 
 
@@ -464,6 +478,55 @@ def inspect(
         printing.print_workspace(describe_workspace(artifact), format.value)
     else:
         printing.print_artifact(describe(artifact), format.value)
+
+
+@app.command(rich_help_panel=USE, epilog="Example: syntic report run-a run-b -o both.html")
+def report(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Workspaces, or files of captions, to set side by side.", show_default="-w"
+        ),
+    ] = None,
+    workspace: Workspace = WORKSPACE,
+    items: Annotated[
+        int, common("--items", help="Photos, and synthetic images, to show.", min=1)
+    ] = 150,
+    output: Annotated[Path, common("--output", "-o", help="The page.")] = Path("report.html"),
+    force: Annotated[
+        bool, common("--force", help="Write over a file that is no report.", metavar="")
+    ] = False,
+    quiet: Annotated[
+        bool, common("--quiet", "-q", help="Print warnings and errors only.", metavar="")
+    ] = False,
+) -> None:
+    """Show a run as an HTML page: lineage, corpus, images, curves, photos and scores."""
+    from .stages.report import report as stage
+
+    stage(sources or [workspace], items=items, output=output, force=force, quiet=quiet)
+
+
+@app.command(
+    rich_help_panel=USE, epilog="Example: syntic export syntic-run/synthetic.h5 --to webdataset out"
+)
+def export(
+    artifact: Annotated[Path, typer.Argument(help="synthetic.h5, captions.h5, or features.")],
+    target: Annotated[Path, typer.Argument(help="A new folder; for coco a JSON file.")],
+    to: Annotated[ExportFormat, common("--to", help="The format.")],
+    shard_size: Annotated[
+        int, common("--shard-size", help="Rows in a tar, parquet file or subfolder.", min=1)
+    ] = 10_000,
+    force: Annotated[
+        bool, common("--force", help="Write over files of coco and sidecar.", metavar="")
+    ] = False,
+    quiet: Annotated[
+        bool, common("--quiet", "-q", help="Print warnings and errors only.", metavar="")
+    ] = False,
+) -> None:
+    """Hand on pairs, features or captions in a format of other tools."""
+    from .stages.export import export as stage
+
+    stage(artifact, to.value, target, shard_size=shard_size, force=force, quiet=quiet)
 
 
 def _version(wanted: bool) -> None:

@@ -30,6 +30,17 @@ class Format(str, Enum):
     jsonl = "jsonl"
     csv = "csv"
     txt = "txt"
+    metadata = "metadata"
+
+
+class ExportFormat(str, Enum):
+    """Formats of export."""
+
+    imagefolder = "imagefolder"
+    webdataset = "webdataset"
+    parquet = "parquet"
+    coco = "coco"
+    sidecar = "sidecar"
 
 
 def common(*names: str, help: str, **options: Any) -> Any:

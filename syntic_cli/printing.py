@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from . import console
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from .stages.evaluate import Evaluation
 
 
-def print_captions(captions: Sequence[Caption], format: str) -> None:
-    """Print captions as a table, as plain text, or as json, jsonl or csv."""
+def print_captions(captions: Sequence[Caption], format: str, *, beside: Path | None = None) -> None:
+    """Print captions as a table, as plain text, or as json, jsonl, csv or metadata.
+
+    metadata is the `metadata.jsonl` of an imagefolder of Hugging Face; its file names begin at
+    `beside`, and photos without a caption are left out.
+    """
     if format == "json":
         print(json.dumps([_as_json(caption) for caption in captions], ensure_ascii=False, indent=1))
     elif format == "jsonl":
@@ -43,6 +48,11 @@ def print_captions(captions: Sequence[Caption], format: str) -> None:
                     caption.note,
                 ]
             )
+    elif format == "metadata":
+        for caption in captions:
+            if not caption.error:
+                name = PurePath(os.path.relpath(caption.path, beside)).as_posix()
+                print(json.dumps({"file_name": name, "text": caption.caption}, ensure_ascii=False))
     elif format == "txt":
         for caption in captions:
             print(shown(caption.caption))

@@ -122,10 +122,23 @@ def refuse_other_clip(one: Artifact, other: Artifact) -> None:
     names = [
         artifact.recipe.models.get("clip", {}).get("identity", "") for artifact in (one, other)
     ]
+    if any(names) and not all(names):
+        known, unknown = (one, other) if names[0] else (other, one)
+        raise ConflictError(
+            f"{unknown.path}: nothing says which model its features are of, where those of "
+            f"{known.path} are of {names[0] or names[1]}; write it into the attribute `model` of "
+            "the features file that was made by others"
+        )
     if not same_model(*names):
         raise ConflictError(
             f"{other.path}: its features are of {names[1]}, those of {one.path} of {names[0]}; "
             "encode both with the same --model"
+        )
+    widths = [one.shape("image_features")[1], other.shape("text_features")[1]]
+    if widths[0] != widths[1]:
+        raise ConflictError(
+            f"{other.path}: its features are {widths[1]} wide, those of {one.path} {widths[0]}; "
+            "encode both with one model"
         )
 
 
@@ -175,6 +188,14 @@ def named_objects(
 def path_text(photo: str | Path) -> str:
     """A path as UTF-8 text; bytes of a name that are not UTF-8 are shown escaped."""
     return os.fsencode(photo).decode("utf-8", "backslashreplace")
+
+
+def find_again(recorded: str | Path, folder: Path) -> Path | None:
+    """A file by its recorded path: from here, from the artifact's folder, or from the one above."""
+    for path in (Path(recorded), folder / recorded, folder.parent / recorded):
+        if path.is_file():
+            return path
+    return None
 
 
 def read_captions(artifact: Artifact) -> list[Caption]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import DamagedError, MissingError, StaleError, SynticError
 from ..schema import STAGES
+from .foreign import open_artifact
 from .reading import Artifact
 from .writing import atomic_path
 
@@ -16,7 +17,8 @@ SETTINGS = "workspace.json"
 def open_input(workspace: Path, *stages: str, given: Path | None = None) -> Artifact:
     """Open the artifact that a stage reads: the one that is named, else the workspace's own.
 
-    What is named by an option is taken as it is; the workspace's own must not be stale.
+    What is named by an option is taken as it is, and features may be made by others; the
+    workspace's own must not be stale.
 
     Args:
         workspace: the folder of the run.
@@ -36,7 +38,7 @@ def open_input(workspace: Path, *stages: str, given: Path | None = None) -> Arti
         raise SynticError(f"{workspace}: is not a folder; name another --workspace")
     if given is None and not path.exists():
         raise MissingError(f"{path}: no such artifact; run `syntic {stages[0]}` first")
-    artifact = Artifact(path, *stages)
+    artifact = Artifact(path, *stages) if given is None else open_artifact(path, *stages)
     try:
         if given is None:
             refuse_stale(artifact)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,17 +12,18 @@ from typing import Any, ClassVar
 
 from .. import console
 from ..artifacts.making import Earlier, making
-from ..artifacts.reading import Artifact
+from ..artifacts.reading import Artifact, Values
 from ..artifacts.recipe import Input, Recipe
 from ..artifacts.records import Caption, path_text, read_captions, reopen
 from ..artifacts.workspace import begun, open_input
 from ..captioner import Captioner
 from ..errors import Interrupted, MissingError, shown
 from ..models.identity import identity
-from ..passes import Opened, map_work
+from ..passes import Mapper, Opened, map_work
 from ..presets import SHIPPED, SHIPPED_PRESET
 from ..schema import CAPTION, TRAIN
 from ..settings import CaptionSettings, DetectSettings, Run
+from ..sidecars import Sidecars
 
 NOT_THERE = "not there"
 # A machine that has none of the first so many photos has none.
@@ -41,6 +42,7 @@ def caption(
     clip: str | None = None,
     detector: str | None = None,
     objects: DetectSettings | None = None,
+    sidecars: Sidecars | None = None,
     output: Path | None = None,
 ) -> Path:
     """Caption photos and store the result.
@@ -57,6 +59,8 @@ def caption(
         clip, detector: other places of the frozen models than those it was trained with.
         objects: a detector of objects to be shown, for a captioner that uses none; `detector` means
             one, too, for such a captioner.
+        sidecars: write each caption to a text file, too, and leave photos out that have one; where
+            all have one, no artifact is made.
         output: the artifact, if not the workspace's own.
 
     Returns:
@@ -66,14 +70,89 @@ def caption(
         SynticError: where there is no captioner, a model is not the one it was trained with,
             another artifact is in the way, or the output cannot be written.
     """
-    run, folder = run or Run(), Path(workspace)
+    run = run or Run()
+    plan = _plan(
+        photos,
+        workspace,
+        settings,
+        run,
+        sidecars,
+        output,
+        captioner=captioner,
+        support=support,
+        clip=clip,
+        detector=detector,
+        objects=objects,
+    )
+    if plan.work.photos:
+        _make(plan, run, sidecars)
+    return plan.path
+
+
+def caption_and_read(
+    photos: Sequence[Path],
+    workspace: Path,
+    settings: CaptionSettings,
+    run: Run,
+    *,
+    sidecars: Sidecars | None = None,
+    output: Path | None = None,
+    keep: bool = False,
+    **models: Any,
+) -> list[Caption]:
+    """Caption photos and return the rows.
+
+    Where there is no workspace (nor `keep` to begin one) and no output is named, as with photos to
+    be captioned by the way, nothing but text files is left on the disk.
+    """
+    if output is not None or keep or begun(workspace):
+        plan = _plan(photos, workspace, settings, run, sidecars, output, **models)
+        if not plan.work.photos:
+            return []
+        _make(plan, run, sidecars)
+        return _read(plan.path)
+    with tempfile.TemporaryDirectory(prefix="syntic-") as folder:
+        target = Path(folder) / CAPTION.file
+        plan = _plan(photos, workspace, settings, run, sidecars, target, **models)
+        if not plan.work.photos:
+            return []
+        # They are all that stays of a run that is stopped, so they are written as it goes.
+        plan = replace(plan, work=replace(plan.work, sidecars=sidecars))
+        try:
+            _make(plan, run, None)
+        except Interrupted as interrupted:
+            raise Interrupted(interrupted.signal_number, kept=sidecars is not None) from None
+        return _read(plan.path)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be made where; named: whether the artifact is one that an option names."""
+
+    path: Path
+    recipe: Recipe
+    work: Describing
+    named: bool
+
+
+def _plan(
+    photos: Sequence[Path],
+    workspace: str | Path,
+    settings: CaptionSettings,
+    run: Run,
+    sidecars: Sidecars | None,
+    output: Path | None,
+    *,
+    captioner: Path | None = None,
+    support: Path | None = None,
+    clip: str | None = None,
+    detector: str | None = None,
+    objects: DetectSettings | None = None,
+) -> _Plan:
+    folder = Path(workspace)
     path = output or folder / CAPTION.file
-    states = [photo_state(photo) for photo in photos]
     with open_captioner(folder, captioner, quiet=run.quiet) as source:
-        given = {
-            "photos": Input("photos", _digest(photos, states), console.count(len(photos), "photo")),
-            "captioner": source.as_input(path),
-        }
+        given = {"captioner": source.as_input(path)}
         if support is not None:
             with open_input(folder, "encode", "optimize", given=support) as texts:
                 given["support"] = texts.as_input(path)
@@ -90,50 +169,50 @@ def caption(
             chosen["objects"] = f"{shown}, {objects.threshold}, {objects.max_objects}"
         chosen.update(run.chosen_dtype())
         recipe = Recipe(CAPTION.name, chosen, given, source.recipe.models)
+        if sidecars is not None:
+            known = _photos_there(path, recipe)
+            photos = sidecars.choose(photos, known, quiet=run.quiet)
+        states = [photo_state(photo) for photo in photos]
+        counted = console.count(len(photos), "photo")
+        inputs = {"photos": Input("photos", _digest(photos, states), counted), **given}
         work = Describing(
             photos, states, source.path, source.state, settings, support, clip, detector, objects
         )
+        return _Plan(path, replace(recipe, inputs=inputs), work, named=output is not None)
 
-        def earlier(existing: Artifact) -> Earlier | None:
-            return _take_over(existing, recipe, photos, states, named=output is not None)
 
-        with making(path, recipe, run, earlier=earlier) as draft:
-            if not draft.up_to_date:
-                map_work(draft, len(photos), work, run)
-    with Artifact(path, CAPTION.name) as made:
-        console.failures(CAPTION.name, made.texts("error"), "photos")
+def _make(plan: _Plan, run: Run, sidecars: Sidecars | None) -> None:
+    """Make the artifact, and then the text files that photos lack."""
+    photos, states = plan.work.photos, plan.work.states
+
+    def earlier(existing: Artifact) -> Earlier | None:
+        return _take_over(existing, plan.recipe, photos, states, named=plan.named)
+
+    with making(plan.path, plan.recipe, run, earlier=earlier) as draft:
+        if not draft.up_to_date:
+            map_work(draft, len(photos), plan.work, run)
+    with Artifact(plan.path, CAPTION.name) as made:
+        errors = made.texts("error")
+        console.failures(CAPTION.name, errors, "photos")
         cut = sum(map(bool, made.column("note")))
+        if sidecars is not None:
+            sidecars.write(photos, made.texts("caption"), errors)
     if cut:
         console.warn(
             f"{CAPTION.name}: {console.count(cut, 'photo')} whose file lacks its end, captioned "
             "from what is there"
         )
-    return path
 
 
-def caption_and_read(
-    photos: Sequence[Path],
-    workspace: Path,
-    settings: CaptionSettings,
-    run: Run,
-    *,
-    output: Path | None = None,
-    keep: bool = False,
-    **models: Any,
-) -> list[Caption]:
-    """Caption photos and return the rows.
-
-    Where there is no workspace (nor `keep` to begin one) and no output is named, as with photos to
-    be captioned by the way, nothing is left on the disk.
-    """
-    if output is not None or keep or begun(workspace):
-        return _read(caption(photos, workspace, settings, run, output=output, **models))
-    with tempfile.TemporaryDirectory(prefix="syntic-") as folder:
-        target = Path(folder) / CAPTION.file
-        try:
-            return _read(caption(photos, workspace, settings, run, output=target, **models))
-        except Interrupted as interrupted:
-            raise Interrupted(interrupted.signal_number, kept=False) from None
+def _photos_there(path: Path, recipe: Recipe) -> set[Path]:
+    """The unchanged photos of which captions by this recipe are there."""
+    if not path.exists():
+        return set()
+    with Artifact(path, CAPTION.name) as existing:
+        if not _same_but_photos(existing.recipe, recipe):
+            return set()
+        rows = zip(map(Path, existing.texts("path")), existing.column("state"), strict=True)
+        return {photo for photo, state in rows if photo_state(photo) == state}
 
 
 def _read(path: Path) -> list[Caption]:
@@ -154,6 +233,7 @@ class Describing:
     clip: str | None
     detector: str | None
     objects: DetectSettings | None
+    sidecars: Sidecars | None = None
     title: ClassVar[str] = CAPTION.name
     unit: ClassVar[str] = "photos"
 
@@ -173,12 +253,26 @@ class Describing:
                 dtype=run.dtype,
             )
         yield Opened(
-            model.mapper(self.photos, self.states),
+            self._with_sidecars(model.mapper(self.photos, self.states)),
             run.batch_size or BATCH_SIZE[model.device.type],
             model.device,
             model.dtype,
             {"vocabulary": model.vocabulary},
         )
+
+    def _with_sidecars(self, mapper: Mapper[Any, Any]) -> Mapper[Any, Any]:
+        """The mapper, which writes the text files of rows as they are packed."""
+        sidecars = self.sidecars
+        if sidecars is None:
+            return mapper
+
+        def pack(first: int, results: Sequence[Any]) -> Mapping[str, Values]:
+            columns = mapper.pack(first, results)
+            photos = self.photos[first : first + len(results)]
+            sidecars.write(photos, *([str(v) for v in columns[n]] for n in ("caption", "error")))
+            return columns
+
+        return replace(mapper, pack=pack)
 
 
 def shipped_preset(workspace: Path, captioner: Path | None) -> str | None:
@@ -239,10 +333,7 @@ def _take_over(
     Those of the same recipe give the rows of photos that have not changed. What would be lost with
     them is kept under another name; a file that was `named` is not renamed for another.
     """
-    others = {role: given for role, given in recipe.inputs.items() if role != "photos"}
-    same = existing.recipe.settings == recipe.settings and others == {
-        role: given for role, given in existing.recipe.inputs.items() if role != "photos"
-    }
+    same = _same_but_photos(existing.recipe, recipe)
     if existing.recipe.inputs["photos"].fingerprint == recipe.inputs["photos"].fingerprint:
         return None
     paths = existing.texts("path")
@@ -255,3 +346,12 @@ def _take_over(
     if named and lost:
         return None
     return Earlier(known, keep=lost)
+
+
+def _same_but_photos(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes caption a photo alike."""
+    inputs = [
+        {role: given for role, given in recipe.inputs.items() if role != "photos"}
+        for recipe in (one, other)
+    ]
+    return one.settings == other.settings and inputs[0] == inputs[1]

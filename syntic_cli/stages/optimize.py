@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import console
 from ..artifacts.checkpoint import Checkpoint
+from ..artifacts.foreign import announce
 from ..artifacts.making import making
 from ..artifacts.recipe import Recipe
 from ..artifacts.records import features as read_features
@@ -41,7 +42,7 @@ def optimize(
         settings: temperature, learning rate, epochs and mini-batch.
         run: how the stage runs.
         seed: decides which items share a mini-batch.
-        features: the features, if not the workspace's own.
+        features: the features, if not the workspace's own; also a file made by others.
         output: the artifact, if not the workspace's own.
 
     Returns:
@@ -59,6 +60,7 @@ def optimize(
         )
     path = output or Path(workspace) / OPTIMIZE.file
     with open_input(Path(workspace), "encode", given=features) as pairs:
+        announce(pairs, quiet=run.quiet)
         recipe = Recipe(
             OPTIMIZE.name,
             {**asdict(settings), "seed": seed},

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import console
+from ..artifacts.foreign import announce
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact
 from ..artifacts.recipe import Recipe
@@ -41,8 +42,9 @@ def project(
         settings: the temperature.
         run: how the stage runs.
         features: features, if not the workspace's optimized ones; those of `encode` leave the
-            optimisation out.
-        support: a features file whose text features are the support set, if not the same one.
+            optimisation out. Also a file made by others.
+        support: a features file whose text features are the support set, if not the same one; also
+            one made by others.
         output: the artifact, if not the workspace's own.
 
     Returns:
@@ -58,6 +60,9 @@ def project(
         open_input(folder, "optimize", "encode", given=features) as pairs,
         open_input(folder, "optimize", "encode", given=support or pairs.path) as texts,
     ):
+        announce(pairs, quiet=run.quiet)
+        if texts.path != pairs.path:
+            announce(texts, quiet=run.quiet)
         refuse_other_clip(pairs, texts)
         inputs = {"features": pairs.as_input(path), "support": texts.as_input(path)}
         recipe = Recipe(

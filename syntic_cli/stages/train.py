@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import console
+from ..artifacts.foreign import open_artifact
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact
 from ..artifacts.recipe import Recipe
@@ -73,6 +74,7 @@ def train(
     with ExitStack() as stack:
         inputs = {"projected": stack.enter_context(open_input(folder, "project", given=projected))}
         if settings.objects:
+            _refuse_without_images(inputs["projected"])
             inputs["objects"] = stack.enter_context(open_input(folder, "detect", given=objects))
         if settings.projection:
             inputs["support"] = stack.enter_context(_open_support(inputs["projected"], support))
@@ -110,6 +112,19 @@ def train(
     return path
 
 
+def _refuse_without_images(projected: Artifact) -> None:
+    """Refuse to look for objects in images that syntic has not made.
+
+    Raises:
+        ConflictError: where the features were made by others.
+    """
+    if "text_to_image" not in projected.recipe.models:
+        raise ConflictError(
+            f"{projected.path}: goes back to features made by others, in whose images no objects "
+            "were detected; give --no-objects"
+        )
+
+
 def _open_support(projected: Artifact, given: Path | None) -> Artifact:
     """The file whose text features `project` used.
 
@@ -124,7 +139,7 @@ def _open_support(projected: Artifact, given: Path | None) -> Artifact:
             f"{path}: the support set that {projected.path.name} was made with is not there; "
             "give --support FILE"
         )
-    support = Artifact(path, "optimize", "encode")
+    support = open_artifact(path, "optimize", "encode")
     if support.state != recorded.fingerprint:
         support.close()
         raise StaleError(
@@ -205,7 +220,7 @@ def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run) -> 
         token_offsets=token_offsets,
         labels=labels,
         label_offsets=label_offsets,
-        names=_name_features(pairs.recipe.models["clip"], vocabulary, images.shape[1]),
+        names=_name_features(pairs.recipe.models.get("clip", {}), vocabulary, images.shape[1]),
         vocabulary=vocabulary,
         support=support,
         support_captions=support_captions,

@@ -1,0 +1,1 @@
+"""A run as one HTML page: gathered from its artifacts, drawn, and written."""
