@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,9 @@ from syntic_cli.method.refinement import (
     refine,
     refine_batch,
 )
+from syntic_cli.method.training import caption_loss, clip_weights, held_out_loss
 
-from .test_method import Array, random_rows, tensor, unit
+from .test_method import Array, make_decoder, make_pairs, random_rows, tensor, unit
 
 
 class TestSeveralTextsAnImage:
@@ -110,3 +113,34 @@ class TestSeveralTextsAnImage:
         rows, which = texts.of(torch.tensor(chosen))
         wanted = [(row, n) for n, own in enumerate(chosen) for row in np.flatnonzero(image == own)]
         assert list(zip(rows.tolist(), which.tolist(), strict=True)) == wanted
+
+
+class TestWeights:
+    """The CLIP-weighted cross-entropy of PCM-Net."""
+
+    def test_weights_rise_with_the_cosine_up_to_one(self) -> None:
+        found = clip_weights(torch.tensor([-0.1, 0.0, 0.1, 0.25, 0.3]), 4.0)
+        np.testing.assert_allclose(found.numpy(), [0, 0, 0.4, 1, 1], atol=1e-6)
+
+    def test_a_caption_counts_by_its_weight(self) -> None:
+        decoder, pairs = make_decoder(dropout=0.0), make_pairs(6)
+        weights = torch.tensor([1.0, 0.2, 0.0, 0.7, 0.5, 0.9])
+        weighted = replace(pairs, weights=weights)
+        total = count = 0.0
+        with torch.no_grad():
+            found, _ = caption_loss(decoder, weighted, torch.arange(6), 0.1)
+            for row in range(6):
+                loss, tokens = caption_loss(decoder, pairs, torch.tensor([row]), 0.1)
+                total += float(weights[row]) * float(loss) * tokens
+                count += tokens
+            plain, _ = caption_loss(decoder, pairs, torch.arange(6), 0.1)
+            ones = replace(pairs, weights=torch.ones(6))
+            alike, _ = caption_loss(decoder, ones, torch.arange(6), 0.1)
+        assert float(found) == pytest.approx(total / count, rel=1e-5)
+        assert float(alike) == pytest.approx(float(plain), rel=1e-6)
+
+    def test_the_held_out_loss_does_not_depend_on_them(self) -> None:
+        decoder, pairs = make_decoder(dropout=0.0), make_pairs(6)
+        half = replace(pairs, weights=torch.full((6,), 0.5))
+        losses = [held_out_loss(decoder, given, np.arange(6), 4) for given in (pairs, half)]
+        assert losses[0] == losses[1]
