@@ -9,6 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from syntic_cli.method import neighbours
+from syntic_cli.method.grouping import draw_heads, first_of_each_set, gather_groups
+from syntic_cli.method.neighbours import k_nearest
 from syntic_cli.method.refinement import (
     TextsOfImages,
     contrastive_loss,
@@ -113,6 +116,95 @@ class TestSeveralTextsAnImage:
         rows, which = texts.of(torch.tensor(chosen))
         wanted = [(row, n) for n, own in enumerate(chosen) for row in np.flatnonzero(image == own)]
         assert list(zip(rows.tolist(), which.tolist(), strict=True)) == wanted
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "TILE", {"cpu": (7, 13)})
+
+
+@pytest.mark.usefixtures("small_tiles")
+class TestNeighbours:
+    def test_are_those_of_a_full_sort(self) -> None:
+        queries, keys = unit(random_rows(40, 16)), unit(random_rows(200, 16, seed=1))
+        cosines, rows = k_nearest(tensor(queries), tensor(keys), 10)
+        wanted = np.argsort(-queries @ keys.T, axis=1)[:, :10]
+        np.testing.assert_array_equal(rows.numpy(), wanted)
+        np.testing.assert_allclose(
+            cosines.numpy(), np.take_along_axis(queries @ keys.T, wanted, axis=1), atol=1e-6
+        )
+
+    def test_pairs_that_are_kept_apart(self) -> None:
+        queries, keys = unit(random_rows(40, 16)), unit(random_rows(60, 16, seed=1))
+        random = np.random.default_rng(2)
+        apart = random.integers(0, 40, 300), random.integers(0, 60, 300)
+        similar = queries @ keys.T
+        similar[apart] = -np.inf
+        without = torch.from_numpy(apart[0]), torch.from_numpy(apart[1])
+        _, rows = k_nearest(tensor(queries), tensor(keys), 20, without=without)
+        np.testing.assert_array_equal(rows.numpy(), np.argsort(-similar, axis=1)[:, :20])
+
+    def test_equal_keys_are_in_their_order(self) -> None:
+        keys = torch.eye(4).repeat(10, 1)
+        _, rows = k_nearest(torch.eye(4)[:1], keys, 6)
+        assert rows.tolist() == [[0, 4, 8, 12, 16, 20]]
+
+    def test_too_few_keys(self) -> None:
+        own = torch.tensor([0]), torch.tensor([1])
+        cosines, rows = k_nearest(torch.eye(3)[:1], torch.eye(3), 9, without=own)
+        assert rows.tolist() == [[0, 2, -1]]
+        assert cosines[0, 2] == -torch.inf
+        assert k_nearest(torch.eye(3), torch.eye(3), 0)[1].shape == (3, 0)
+        assert k_nearest(torch.eye(3), torch.eye(3)[:0], 5)[1].shape == (3, 0)
+
+    def test_half_precision_features_are_compared_in_float32(self) -> None:
+        keys = tensor(unit(random_rows(50, 16))).half()
+        cosines, _ = k_nearest(keys[:5], keys, 3)
+        assert cosines.dtype == torch.float32
+        wanted = keys.double() @ keys.double().T
+        np.testing.assert_allclose(cosines.numpy(), wanted[:5].topk(3).values.numpy(), atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_tiles")
+class TestGrouping:
+    def test_a_group_is_its_head_and_what_is_nearest(self) -> None:
+        texts = unit(random_rows(60, 8))
+        texts[50:] = texts[4]  # more copies of a text than a group holds
+        heads = draw_heads(60, 25, seed=1)
+        groups = gather_groups(tensor(texts), heads, 6).numpy()
+        similar = texts @ texts.T
+        for head, group in zip(heads.tolist(), groups, strict=True):
+            assert group[0] == head
+            assert len(set(group.tolist())) == 6
+            others = np.delete(similar[head], head)
+            np.testing.assert_allclose(
+                similar[head, group[1:]], np.sort(others)[::-1][:5], atol=1e-6
+            )
+
+    def test_heads_are_drawn_by_seed(self) -> None:
+        drawn = draw_heads(1000, 100, seed=4)
+        assert torch.equal(drawn, draw_heads(1000, 100, seed=4))
+        assert not torch.equal(drawn, draw_heads(1000, 100, seed=5))
+        assert torch.equal(drawn, drawn.unique())
+        for groups in (None, 5, 9):
+            assert draw_heads(5, groups, seed=0).tolist() == [0, 1, 2, 3, 4]
+
+    def test_a_corpus_smaller_than_a_group(self) -> None:
+        groups = gather_groups(torch.eye(3), torch.arange(3), 30)
+        assert [sorted(row) for row in groups.tolist()] == [[0, 1, 2]] * 3
+        assert first_of_each_set(groups.numpy()).tolist() == [0]
+
+    def test_duplicates_of_one_set_once(self) -> None:
+        random = np.random.default_rng(0)
+        sets = [random.permutation(12)[:3] for _ in range(500)]
+        seen: set[frozenset[int]] = set()
+        wanted = []
+        for row, members in enumerate(map(frozenset, sets)):
+            if members not in seen:
+                wanted.append(row)
+            seen.add(members)
+        assert 1 < len(wanted) < 500
+        assert first_of_each_set(np.array(sets, np.int32)).tolist() == wanted
 
 
 class TestWeights:
