@@ -19,6 +19,7 @@ from syntic_cli.method.refinement import (
     refine,
     refine_batch,
 )
+from syntic_cli.method.selection import choose_images, keep_best
 from syntic_cli.method.training import caption_loss, clip_weights, held_out_loss
 
 from .test_method import Array, make_decoder, make_pairs, random_rows, tensor, unit
@@ -205,6 +206,38 @@ class TestGrouping:
             seen.add(members)
         assert 1 < len(wanted) < 500
         assert first_of_each_set(np.array(sets, np.int32)).tolist() == wanted
+
+
+@pytest.mark.usefixtures("small_tiles")
+class TestSelection:
+    def test_is_that_of_the_paper(self) -> None:
+        texts, images = unit(random_rows(70, 8)), unit(random_rows(50, 8, seed=1))
+        chosen, scores, cosines = choose_images(tensor(texts), tensor(images), images=5, texts=2)
+        across, alike = texts @ images.T, texts @ texts.T
+        for i in range(70):
+            near = np.argsort(-across[i])[:5]
+            back = {g: np.argsort(-across[:, g])[:2] for g in near}
+            score = {g: max(alike[i, k] for k in back[g]) for g in near}
+            best = max(near, key=lambda g: (round(score[g], 6), across[i, g]))
+            assert chosen[i] == best
+            assert float(scores[i]) == pytest.approx(score[best], abs=2e-6)
+            assert float(cosines[i]) == pytest.approx(across[i, best], abs=1e-6)
+        assert (np.array(chosen) != across.argmax(axis=1)).any()
+
+    def test_an_image_that_shows_the_text_is_found(self) -> None:
+        """Images of the texts themselves, in another order, beat the wrong pairs."""
+        texts = unit(random_rows(40, 32))
+        order = np.random.default_rng(0).permutation(40)
+        chosen, scores, _ = choose_images(tensor(texts), tensor(texts[order]))
+        np.testing.assert_array_equal(order[chosen.numpy()], np.arange(40))
+        np.testing.assert_allclose(scores.numpy(), 1, atol=1e-6)
+
+    def test_the_best_share_stays(self) -> None:
+        scores = np.array([0.5, 0.9, 0.9, 0.1, 0.7, 0.9, 0.6, 0.2, 0.3, 0.4], np.float32)
+        cosines = np.array([0, 0.1, 0.3, 0, 0, 0.1, 0, 0, 0, 0], np.float32)
+        assert np.flatnonzero(~keep_best(scores, cosines, 0.9)).tolist() == [3]
+        assert np.flatnonzero(keep_best(scores, cosines, 0.2)).tolist() == [1, 2]
+        assert keep_best(scores, cosines, 1.0).all()
 
 
 class TestWeights:
