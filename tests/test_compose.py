@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from syntic_cli.method.refinement import (
     refine,
     refine_batch,
 )
+from syntic_cli.method.retrieval import content_words, index_words, retrieve, shared_words
 from syntic_cli.method.selection import choose_images, keep_best
 from syntic_cli.method.training import caption_loss, clip_weights, held_out_loss
 
@@ -238,6 +240,81 @@ class TestSelection:
         assert np.flatnonzero(~keep_best(scores, cosines, 0.9)).tolist() == [3]
         assert np.flatnonzero(keep_best(scores, cosines, 0.2)).tolist() == [1, 2]
         assert keep_best(scores, cosines, 1.0).all()
+
+
+TEXTS = [
+    "A man rides a horse.",
+    "A Man on a HORSE, a horse!",
+    "a cat sleeps on the bed",
+    "The cat, on a bed",
+    "« der Hund »  läuft",
+    "…",
+]
+
+
+class TestRetrieval:
+    def test_words_are_cut_without_case_and_punctuation(self) -> None:
+        words = index_words(TEXTS)
+        found = [
+            {words.vocabulary[w] for w in words.words[a:b]}
+            for a, b in zip(words.offsets, words.offsets[1:], strict=False)
+        ]
+        assert found[:2] == [{"a", "man", "rides", "horse"}, {"a", "man", "on", "horse"}]
+        assert found[4:] == [{"der", "hund", "läuft"}, set()]
+
+    def test_only_some_words(self) -> None:
+        words = index_words(TEXTS)
+        kept = words.only(np.array([len(word) > 2 for word in words.vocabulary]))
+        assert kept.vocabulary == [word for word in words.vocabulary if len(word) > 2]
+        assert [kept.vocabulary[w] for w in kept.words[: kept.offsets[1]]] == [
+            "man", "rides", "horse",
+        ]  # fmt: skip
+        assert kept.offsets[-1] == len(kept.words)
+
+    def test_shared_words_by_counting(self) -> None:
+        random = np.random.default_rng(0)
+        texts = [" ".join(random.choice(list("abcdefgh"), 3)) for _ in range(60)]
+        near = random.integers(-1, 60, (100, 7))
+        words = index_words(texts)
+        found, offsets = shared_words(words, near, 3)
+        for row in range(100):
+            counts = Counter(w for text in near[row] if text >= 0 for w in {*texts[text].split()})
+            wanted = {word for word, count in counts.items() if count >= 3}
+            held = [words.vocabulary[w] for w in found[offsets[row] : offsets[row + 1]]]
+            assert set(held) == wanted
+            assert len(held) == len(wanted)
+
+    def test_content_words_by_counting(self) -> None:
+        """Two topics and a word of grammar that any text may have."""
+        random = np.random.default_rng(0)
+        topics = [["cat", "bed", "sleeps"], ["horse", "man", "rides"]]
+        texts = [
+            " ".join([*random.choice(topics[row % 2], 2, replace=False), *["the"] * (row % 3 > 0)])
+            for row in range(200)
+        ]
+        rows = np.arange(0, 200, 2) + np.arange(100) % 2
+        near = np.array([random.choice(np.arange(row % 2, 200, 2), 5) for row in rows])
+        words = index_words(texts)
+        found = content_words(words, rows, near, lift=1.5)
+        own, both = Counter[str](), Counter[str]()
+        share = Counter(word for text in texts for word in {*text.split()})
+        for row, others in zip(rows, near, strict=True):
+            own.update({*texts[row].split()})
+            for other in others:
+                both.update({*texts[row].split()} & {*texts[other].split()})
+        lifts = {w: both[w] / (5 * own[w]) / (share[w] / 200) for w in own}
+        assert {w for w, f in zip(words.vocabulary, found, strict=True) if f} == {
+            w for w, lift in lifts.items() if lift >= 1.5
+        }
+        assert {w for w, lift in lifts.items() if lift < 1.5} == {"the"}
+        assert not content_words(words, rows, near, least=1000).any()
+
+    def test_own_texts_are_not_retrieved(self) -> None:
+        features = tensor(unit(random_rows(30, 8)))
+        own = torch.arange(30)
+        found = retrieve(features, features, 4, (own, own)).numpy()
+        similar = features.numpy() @ features.numpy().T - 9 * np.eye(30)
+        np.testing.assert_array_equal(found, np.argsort(-similar, axis=1)[:, :4])
 
 
 class TestWeights:
