@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from syntic_cli.errors import SynticError
 from syntic_cli.method import neighbours
 from syntic_cli.method.grouping import draw_heads, first_of_each_set, gather_groups
 from syntic_cli.method.neighbours import k_nearest
@@ -22,6 +23,7 @@ from syntic_cli.method.refinement import (
 )
 from syntic_cli.method.retrieval import content_words, index_words, retrieve, shared_words
 from syntic_cli.method.selection import choose_images, keep_best
+from syntic_cli.method.summary import choose_sentences, summarise
 from syntic_cli.method.training import caption_loss, clip_weights, held_out_loss
 
 from .test_method import Array, make_decoder, make_pairs, random_rows, tensor, unit
@@ -315,6 +317,78 @@ class TestRetrieval:
         found = retrieve(features, features, 4, (own, own)).numpy()
         similar = features.numpy() @ features.numpy().T - 9 * np.eye(30)
         np.testing.assert_array_equal(found, np.argsort(-similar, axis=1)[:, :4])
+
+
+def features_with(cosines: dict[tuple[int, int], float], rows: int) -> Array:
+    """Unit vectors with the given cosines between some of them, 0.5 between the others."""
+    gram = np.full((rows, rows), 0.5) + 0.5 * np.eye(rows)
+    for (a, b), cosine in cosines.items():
+        gram[a, b] = gram[b, a] = cosine
+    values, vectors = np.linalg.eigh(gram)
+    assert values.min() > 0
+    return vectors * np.sqrt(values)
+
+
+class TestSummary:
+    GROUP = (
+        "A man in a red shirt rides a horse",
+        "A man in a blue shirt rides a horse",
+        "A woman rides a horse",
+        "Two men ride horses",
+        "A brown horse walks on a beach",
+        "A man wearing a hat rides on the beach",
+        "Someone on a horse near the sea",
+        "A horse with its rider",
+    )
+
+    def test_clashes_are_left_out(self) -> None:
+        chosen = choose_sentences(self.GROUP, features_with({}, 8), least=5, most=10)
+        assert sorted(chosen) == [0, 4, 5, 6, 7]
+        assert chosen[0] == 0
+
+    @pytest.mark.parametrize(
+        ("one", "other", "fit"),
+        [
+            ("a red bus", "a blue bus", False),
+            ("a red bus near a blue car", "a red bus", True),
+            ("a red bus near a blue car", "a blue bus", False),
+            ("two dogs", "three dogs", False),
+            ("a dog runs", "two dogs run", False),
+            ("a couple of dogs", "2 dogs", True),
+            ("a man and a woman", "a woman", True),
+            ("a boy plays", "a girl plays", False),
+            ("a big brown dog", "a small white dog", False),
+            ("ein Hund", "zwei Hunde", True),
+        ],
+    )
+    def test_what_clashes(self, one: str, other: str, fit: bool) -> None:
+        chosen = choose_sentences([one, other], features_with({}, 2), least=1, most=2)
+        assert chosen == ([0, 1] if fit else [0])
+
+    def test_near_copies_are_left_out_and_the_nearest_comes_first(self) -> None:
+        texts = [f"text {letter}" for letter in "abcd"]
+        pairs = {(0, 1): 0.96, (0, 2): 0.6, (0, 3): 0.8, (1, 2): 0.6, (1, 3): 0.75}
+        features = features_with(pairs, 4)
+        assert choose_sentences(texts, features, least=1, most=10) == [0, 3, 2]
+        assert choose_sentences(texts, features, least=1, most=2) == [0, 3]
+
+    def test_marginal_relevance(self) -> None:
+        """Of two sentences as near to the head, the one unlike what is chosen."""
+        texts = [f"text {letter}" for letter in "abcd"]
+        features = features_with({(0, 1): 0.8, (0, 2): 0.7, (0, 3): 0.7, (1, 2): 0.9}, 4)
+        assert choose_sentences(texts, features, least=1, most=3) == [0, 1, 3]
+
+    def test_a_group_without_a_scene(self) -> None:
+        with pytest.raises(SynticError, match="only 1 of its 2 texts"):
+            choose_sentences(["a man", "a woman"], features_with({}, 2), least=2, most=2)
+
+    def test_summary_is_the_head_and_what_brings_the_most_new_words(self) -> None:
+        texts = ["a dog runs.", "a dog runs on a beach", "waves behind a dog", "a dog runs"]
+        assert summarise(texts, 50) == "A dog runs. Waves behind a dog. A dog runs on a beach."
+        assert summarise(texts, 8) == "A dog runs. Waves behind a dog."
+        assert summarise(texts, 3) == "A dog runs."
+        with pytest.raises(SynticError, match="3 words"):
+            summarise(texts, 2)
 
 
 class TestWeights:
