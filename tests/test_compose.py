@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from syntic_cli.errors import SynticError
-from syntic_cli.method import neighbours
+from syntic_cli.method import grouping, neighbours, retrieval, selection
 from syntic_cli.method.grouping import draw_heads, first_of_each_set, gather_groups
 from syntic_cli.method.neighbours import k_nearest
 from syntic_cli.method.refinement import (
@@ -126,6 +126,9 @@ class TestSeveralTextsAnImage:
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "TILE", {"cpu": (7, 13)})
+    monkeypatch.setattr(neighbours, "FIRST_KEYS", 3)
+    for module in (grouping, selection, retrieval):
+        monkeypatch.setattr(module, "TILE", 16)
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -254,6 +257,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.usefixtures("small_tiles")
 class TestRetrieval:
     def test_words_are_cut_without_case_and_punctuation(self) -> None:
         words = index_words(TEXTS)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .neighbours import k_nearest
 
-# Groups compared at a time, which bounds the memory.
-TILE = 65536
+# Heads and sets looked at a time, which bounds the memory.
+TILE = 8192
 
 
 def draw_heads(texts: int, groups: int | None, seed: int) -> Tensor:
@@ -41,10 +41,13 @@ def gather_groups(features: Tensor, heads: Tensor, size: int) -> Tensor:
         Rows of texts, (G, K) int32 with K = min(size, N): the head, then the others from the most
         similar on.
     """
-    own = torch.arange(len(heads), device=heads.device), heads
     others = min(size, len(features)) - 1
-    _, nearest = k_nearest(features[heads], features, others, without=own)
-    return torch.cat([heads[:, None].to(nearest.dtype), nearest], dim=1)
+    groups = torch.empty(len(heads), others + 1, dtype=torch.int32, device=heads.device)
+    for some, group in zip(heads.split(TILE), groups.split(TILE), strict=True):
+        own = torch.arange(len(some), device=some.device), some
+        group[:, 0] = some
+        group[:, 1:] = k_nearest(features[some], features, others, without=own)[1]
+    return groups
 
 
 def first_of_each_set(groups: np.ndarray) -> np.ndarray:

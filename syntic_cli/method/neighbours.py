@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,9 @@ from torch import Tensor
 # for the cosines to stay in a processor's cache while they are looked through.
 TILE = {"cpu": (512, 2048)}
 TILE_ELSEWHERE = (4096, 8192)
+# Keys of the first tile; the next ones are twice as wide each, up to the size above. Of twice as
+# many keys only a few belong among the best, while a wide first tile would have to be sorted.
+FIRST_KEYS = 128
 
 Pairs = tuple[Tensor, Tensor]
 
@@ -36,17 +41,28 @@ def k_nearest(
     if not count:
         return cosines, rows
     height, width = TILE.get(queries.device.type, TILE_ELSEWHERE)
+    buffer = cosines.new_empty(min(height, len(queries)) * min(width, len(keys)))
     starts = range(0, len(queries), height)
     parted = _part(without, len(queries), starts) if without else [None] * len(starts)
     for start, apart in zip(starts, parted, strict=True):
         some = queries[start : start + height].float()
         best = cosines[start : start + height], rows[start : start + height]
-        for first in range(0, len(keys), width):
-            similar = some @ keys[first : first + width].float().T
+        for first, tile in _tiles(keys, width):
+            # One buffer for all tiles: fresh memory costs as much as what is computed in it.
+            similar = buffer[: len(some) * len(tile)].view(len(some), len(tile))
+            torch.mm(some, tile.float().T, out=similar)
             if apart is not None:
                 _separate(similar, apart, first)
             _merge(*best, similar, first)
     return cosines, rows
+
+
+def _tiles(keys: Tensor, most: int) -> Iterator[tuple[int, Tensor]]:
+    """The keys in tiles, each with the row that it begins at."""
+    first, width = 0, min(FIRST_KEYS, most)
+    while first < len(keys):
+        yield first, keys[first : first + width]
+        first, width = first + width, min(2 * width, most)
 
 
 def _part(without: Pairs, queries: int, starts: range) -> list[Pairs]:
