@@ -444,7 +444,7 @@ def _load_repetition(artifact: Artifact, weight: float, device: torch.device) ->
 def _support_features(artifact: Artifact, path: str | Path | None) -> np.ndarray:
     if path is None:
         return artifact.numbers("support")
-    with open_artifact(path, "encode", "optimize") as other:
+    with open_artifact(path, "encode", "optimize", "select") as other:
         mine, theirs = (
             one.recipe.models.get("clip", {}).get("identity", "") for one in (artifact, other)
         )

@@ -19,18 +19,16 @@ import torch
 
 from syntic_cli.errors import SynticError
 from syntic_cli.models.chat_server import KEY_VARIABLE, ChatServer, connect
-from syntic_cli.models.writer import (
-    Extractive,
+from syntic_cli.models.scenes import (
     Group,
-    LanguageModel,
     Limits,
     Scene,
     UnusableAnswer,
-    load_language_model,
     make_chat,
     parse_scene,
     prompt_digest,
 )
+from syntic_cli.models.writer import Extractive, LanguageModel, load_language_model
 
 from .conftest import CAPTIONS
 

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import SynticError, shown
-from .writer import Chat, Group, Limits, Scene, converse
+from .scenes import Chat, Group, Limits, Scene, converse
 
 KEY_VARIABLE = "SYNTIC_WRITER_KEY"
 RETRIES = 5

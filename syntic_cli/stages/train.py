@@ -15,7 +15,7 @@ from ..artifacts.foreign import open_artifact
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact
 from ..artifacts.recipe import Recipe
-from ..artifacts.records import features, support_set
+from ..artifacts.records import features, image_of_texts, support_set
 from ..artifacts.shards import Draft
 from ..artifacts.workspace import open_input
 from ..errors import ConflictError, MissingError, StaleError, SynticError
@@ -139,7 +139,7 @@ def _open_support(projected: Artifact, given: Path | None) -> Artifact:
             f"{path}: the support set that {projected.path.name} was made with is not there; "
             "give --support FILE"
         )
-    support = open_artifact(path, "optimize", "encode")
+    support = open_artifact(path, "optimize", "encode", "select")
     if support.state != recorded.fingerprint:
         support.close()
         raise StaleError(
@@ -169,10 +169,12 @@ def _recipe(
 
 @dataclass(frozen=True)
 class _Data:
-    """What the stage has read: valid rows, and what goes into the captioner."""
+    """What the stage has read: valid texts, with the features of the image of each, and what goes
+    into the captioner."""
 
     prefixes: np.ndarray
     images: np.ndarray
+    image: np.ndarray
     tokens: np.ndarray
     token_offsets: np.ndarray
     labels: np.ndarray
@@ -187,20 +189,20 @@ class _Data:
 
 def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run) -> _Data:
     pairs = inputs["projected"]
-    valid = np.flatnonzero(pairs.numbers("valid"))
+    image = image_of_texts(pairs)
+    valid = np.flatnonzero(image >= 0)
     if len(valid) < 2:
         raise SynticError(
             f"{pairs.path}: {console.count(len(valid), 'valid pair')}; at least 2 are needed"
         )
-    if len(valid) < pairs.rows:
+    if failed := int((pairs.image()[image < 0] >= 0).sum()):
         console.note(
-            f"{TRAIN.name}: {console.count(pairs.rows - len(valid), 'pair')} left out (failed or "
-            "blanked)",
+            f"{TRAIN.name}: {console.count(failed, 'pair')} left out (failed or blanked)",
             quiet=run.quiet,
         )
     captions = pairs.texts("captions")
-    images = features(pairs, "image_features")[valid]
-    captions = [captions[row] for row in valid]
+    image, captions = image[valid], [captions[row] for row in valid]
+    images = features(pairs, "image_features")[image]
     tokenizer = make_tokenizer(settings.tokenizer, captions)
     tokens, token_offsets, cut = encode_captions(tokenizer, captions, settings.max_length - 1)
     if cut:
@@ -208,14 +210,15 @@ def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run) -> 
             f"{TRAIN.name}: {console.count(cut, 'caption')} cut at {settings.max_length} tokens "
             "(--max-length)"
         )
-    labels, label_offsets, vocabulary = _objects(inputs.get("objects"), valid)
+    labels, label_offsets, vocabulary = _objects(inputs.get("objects"), image)
     support = np.zeros((0, images.shape[1]), np.float32)
     support_captions: list[str] = []
     if settings.projection:
         support, support_captions = support_set(inputs["support"])
     return _Data(
-        prefixes=features(pairs, "projected")[valid] if settings.projection else images,
+        prefixes=features(pairs, "projected")[image] if settings.projection else images,
         images=images,
+        image=image,
         tokens=tokens,
         token_offsets=token_offsets,
         labels=labels,
@@ -313,6 +316,7 @@ def _train(
             decoder,
             _on_device(data, device),
             np.diff(data.token_offsets),
+            data.image,
             settings,
             seed,
             draft.checkpoint(),
