@@ -22,7 +22,7 @@ from syntic_cli.method.refinement import (
     refine_batch,
 )
 from syntic_cli.method.retrieval import content_words, index_words, retrieve, shared_words
-from syntic_cli.method.selection import choose_images, keep_best
+from syntic_cli.method.selection import choose_images, keep_best, texts_of_images
 from syntic_cli.method.summary import choose_sentences, summarise
 from syntic_cli.method.training import caption_loss, clip_weights, held_out_loss
 
@@ -219,7 +219,9 @@ class TestGrouping:
 class TestSelection:
     def test_is_that_of_the_paper(self) -> None:
         texts, images = unit(random_rows(70, 8)), unit(random_rows(50, 8, seed=1))
-        chosen, scores, cosines = choose_images(tensor(texts), tensor(images), images=5, texts=2)
+        own, shown = tensor(texts), tensor(images)
+        standing = texts_of_images(shown, own, 2)
+        chosen, scores, cosines = choose_images(own, own, shown, standing, 5)
         across, alike = texts @ images.T, texts @ texts.T
         for i in range(70):
             near = np.argsort(-across[i])[:5]
@@ -235,7 +237,8 @@ class TestSelection:
         """Images of the texts themselves, in another order, beat the wrong pairs."""
         texts = unit(random_rows(40, 32))
         order = np.random.default_rng(0).permutation(40)
-        chosen, scores, _ = choose_images(tensor(texts), tensor(texts[order]))
+        own, shown = tensor(texts), tensor(texts[order])
+        chosen, scores, _ = choose_images(own, own, shown, texts_of_images(shown, own, 2))
         np.testing.assert_array_equal(order[chosen.numpy()], np.arange(40))
         np.testing.assert_allclose(scores.numpy(), 1, atol=1e-6)
 

@@ -16,39 +16,50 @@ TILE = 512
 DECIMALS = 6
 
 
+def texts_of_images(image_features: Tensor, text_features: Tensor, texts: int) -> Tensor:
+    """The texts that each image stands for: the nearest to it, (G, T) int32.
+
+    Args:
+        image_features: v, (G, d), of unit length.
+        text_features: t, (N, d), of unit length.
+        texts: T.
+    """
+    return k_nearest(image_features, text_features, texts)[1]
+
+
 @torch.no_grad()
 def choose_images(
-    text_features: Tensor, image_features: Tensor, *, images: int = 15, texts: int = 2
+    own: Tensor, text_features: Tensor, image_features: Tensor, standing: Tensor, images: int = 15
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The image of each text from which a text like it is found again.
 
     From a text t_i to its nearest images, and from each of them back to its nearest texts:
 
-        s(i, g) = max { cos(t_i, t_k) : k among the `texts` nearest texts of image g }
+        s(i, g) = max { cos(t_i, t_k) : k among the texts nearest to image g }
 
     over the `images` nearest images g of t_i; of equal scores the more similar image is taken.
 
     Args:
-        text_features: t, (N, d), of unit length.
+        own: t_i, (n, d), of unit length.
+        text_features: all texts, (N, d), of unit length.
         image_features: v, (G, d), of unit length.
+        standing: from `texts_of_images`.
         images: how many images a text is compared with.
-        texts: how many texts an image stands for.
 
     Returns:
-        The image of each text, (N,) int64; its score, (N,); and its cosine with the text, (N,).
+        The image of each text, (n,) int64; its score, (n,); and its cosine with the text, (n,).
     """
-    _, standing = k_nearest(image_features, text_features, texts)  # (G, T)
-    chosen = torch.empty(len(text_features), dtype=torch.int64, device=text_features.device)
-    best, cosine = text_features.new_empty(2, len(text_features), dtype=torch.float32)
-    for start in range(0, len(text_features), TILE):
-        some = slice(start, start + TILE)
-        own = text_features[some].float()
-        cosines, near = k_nearest(own, image_features, images)  # (n, I)
+    chosen = torch.empty(len(own), dtype=torch.int64, device=own.device)
+    best, cosine = own.new_empty(2, len(own), dtype=torch.float32)
+    for start in range(0, len(own), TILE):
+        part = slice(start, start + TILE)
+        some = own[part].float()
+        cosines, near = k_nearest(some, image_features, images)  # (n, I)
         back = text_features[standing[near.long()].long()].float()  # (n, I, T, d)
-        scores = torch.einsum("nitd,nd->nit", back, own).amax(dim=2)
-        best[some], place = scores.round(decimals=DECIMALS).max(dim=1)
-        chosen[some] = near.gather(1, place[:, None]).squeeze(1)
-        cosine[some] = cosines.gather(1, place[:, None]).squeeze(1)
+        scores = torch.einsum("nitd,nd->nit", back, some).amax(dim=2)
+        best[part], place = scores.round(decimals=DECIMALS).max(dim=1)
+        chosen[part] = near.gather(1, place[:, None]).squeeze(1)
+        cosine[part] = cosines.gather(1, place[:, None]).squeeze(1)
     return chosen, best, cosine
 
 

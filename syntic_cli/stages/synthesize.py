@@ -111,6 +111,18 @@ class Prompts:
     origin: str
 
 
+def as_prompts(corpus: Corpus | Path) -> Corpus:
+    """What an image is made of each, as a corpus.
+
+    Args:
+        corpus: as `synthesize` takes it.
+    """
+    if isinstance(corpus, Corpus):
+        return corpus
+    source = _of_scenes(corpus, corpus)
+    return Corpus(list(source.prompts), str(corpus), source.origin)
+
+
 def _of_corpus(corpus: Corpus) -> Prompts:
     given = {"corpus": Input("corpus", corpus.digest, corpus.source)}
     image = np.arange(len(corpus.captions))
