@@ -119,6 +119,9 @@ TRAIN = Stage(
         "support_captions": Column("text", "support"),
         "vocabulary": Column("text", "vocabulary"),
         "vocabulary_features": Column("number", "vocabulary", ndim=2),
+        # What tags of retrieved texts can say, where the decoder attends to such.
+        "words": Column("text", "word", optional=True),
+        "word_features": Column("number", "word", ndim=2, optional=True),
         "tokenizer": Column("number", "tokenizer"),
     },
     TrainSettings,

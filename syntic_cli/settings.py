@@ -262,6 +262,24 @@ class TrainSettings:
     max_length: Annotated[int, Option("Tokens kept of a caption.", COUNT)] = 40
     noise: Annotated[float, Option("Deviation of noise on the prefix, as CapDec's.", SHARE)] = 0.0
     validation: Annotated[float, Option("Share of the pairs held out.", SHARE)] = 0.02
+    weigh: Annotated[
+        float,
+        Option(
+            "W: a caption counts min(1, W · its cosine with its image), as PCM-Net (ECCV 2024); "
+            "0: all alike.",
+            NOT_NEGATIVE,
+        ),
+    ] = 0.0
+    retrieve: Annotated[
+        int,
+        Option(
+            "Attend to so many nearest texts of the support set, as IFCap (EMNLP 2024); 0: none.",
+            NOT_NEGATIVE,
+        ),
+    ] = 0
+    retrieve_words: Annotated[
+        int, Option("A word that so many of them share becomes a tag.", COUNT)
+    ] = 3
     objects: Annotated[
         bool, Option("Attend to object names.", names=("--with-objects/--no-objects",))
     ] = True

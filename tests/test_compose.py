@@ -14,6 +14,7 @@ from syntic_cli.errors import SynticError
 from syntic_cli.method import grouping, neighbours, retrieval, selection
 from syntic_cli.method.grouping import draw_heads, first_of_each_set, gather_groups
 from syntic_cli.method.neighbours import k_nearest
+from syntic_cli.method.ragged import join, take
 from syntic_cli.method.refinement import (
     TextsOfImages,
     contrastive_loss,
@@ -21,7 +22,13 @@ from syntic_cli.method.refinement import (
     refine,
     refine_batch,
 )
-from syntic_cli.method.retrieval import content_words, index_words, retrieve, shared_words
+from syntic_cli.method.retrieval import (
+    Retriever,
+    content_words,
+    find_content_words,
+    index_words,
+    shared_words,
+)
 from syntic_cli.method.selection import choose_images, keep_best, texts_of_images
 from syntic_cli.method.summary import choose_sentences, summarise
 from syntic_cli.method.training import caption_loss, clip_weights, held_out_loss
@@ -318,12 +325,61 @@ class TestRetrieval:
         assert {w for w, lift in lifts.items() if lift < 1.5} == {"the"}
         assert not content_words(words, rows, near, least=1000).any()
 
+    def test_words_by_another_vocabulary(self) -> None:
+        words = index_words(TEXTS)
+        other = words.rename(["bed", "unknown", "man", "horse"])
+        assert [set(row) for row in np.split(other.words, other.offsets[1:-1])] == [
+            {2, 3}, {2, 3}, {0}, {0}, set(), set(),
+        ]  # fmt: skip
+
+    def test_tags_are_shared_words_and_the_texts_themselves(self) -> None:
+        random = np.random.default_rng(0)
+        texts = [" ".join(random.choice(list("abcdefgh"), 3)) for _ in range(60)]
+        support, images = unit(random_rows(60, 8)), unit(random_rows(25, 8, seed=1))
+        own = random.integers(0, 25, 40), random.integers(0, 60, 40)
+        words = index_words(texts)
+        retriever = Retriever(tensor(support), words, 7, 3)
+        found, offsets = retriever.tags(
+            tensor(images), (torch.tensor(own[0]), torch.tensor(own[1]))
+        )
+        similar = images @ support.T
+        similar[own] = -np.inf
+        for row in range(25):
+            near = np.argsort(-similar[row])[:7]
+            counts = Counter(word for text in near for word in {*texts[text].split()})
+            wanted = {word for word, count in counts.items() if count >= 3}
+            tags = found[offsets[row] : offsets[row + 1]]
+            shared = tags[tags < len(words.vocabulary)]
+            assert {words.vocabulary[word] for word in shared} == wanted
+            assert sorted(tags[len(shared) :] - len(words.vocabulary)) == sorted(near)
+
+    def test_ragged_rows(self) -> None:
+        one = np.array([1, 2, 3]), np.array([0, 2, 2, 3])
+        other = np.array([7, 8]), np.array([0, 0, 1, 2])
+        values, offsets = join(one, other)
+        assert [row.tolist() for row in np.split(values, offsets[1:-1])] == [[1, 2], [7], [3, 8]]
+        values, offsets = take((values, offsets), np.array([2, 0, 2]))
+        assert [row.tolist() for row in np.split(values, offsets[1:-1])] == [[3, 8], [1, 2], [3, 8]]
+        assert take(one, np.zeros(0, int))[0].shape == (0,)
+
     def test_own_texts_are_not_retrieved(self) -> None:
         features = tensor(unit(random_rows(30, 8)))
         own = torch.arange(30)
-        found = retrieve(features, features, 4, (own, own)).numpy()
+        words = index_words([""] * 30)
+        found, _ = Retriever(features, words, 4, 1).tags(features, (own, own))
         similar = features.numpy() @ features.numpy().T - 9 * np.eye(30)
-        np.testing.assert_array_equal(found, np.argsort(-similar, axis=1)[:, :4])
+        np.testing.assert_array_equal(found.reshape(30, 4), np.argsort(-similar, axis=1)[:, :4])
+
+    def test_content_words_of_a_support_set(self) -> None:
+        """Texts of two topics, each topic in a corner of its own, and a word that all may have."""
+        random = np.random.default_rng(0)
+        topics = [["cat", "bed", "sleeps"], ["horse", "man", "rides"]] * 4
+        words = [[f"{word}{row // 2}" for word in topic] for row, topic in enumerate(topics)]
+        texts = [" ".join([*words[row % 8], *["the"] * (row % 3 > 0)]) for row in range(400)]
+        corners = unit(random_rows(8, 16))[np.arange(400) % 8]
+        support = tensor(unit(corners + 0.05 * random.normal(size=(400, 16))))
+        found = find_content_words(support, texts, 5, seed=0)
+        assert sorted(found.vocabulary) == sorted(word for topic in words for word in topic)
 
 
 def features_with(cosines: dict[tuple[int, int], float], rows: int) -> Array:

@@ -12,12 +12,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from syntic_cli.artifacts.reading import Artifact
 from syntic_cli.artifacts.records import image_of_texts, scenes
 from syntic_cli.artifacts.shards import Draft
+from syntic_cli.captioner import Captioner
 from syntic_cli.errors import DamagedError, Interrupted, SynticError
+from syntic_cli.models.detector import NO_OBJECTS
 from syntic_cli.models.writer import Extractive
+from syntic_cli.settings import CaptionSettings, Run, TrainSettings
+from syntic_cli.stages.train import _retrieve
 
 from . import faults
 from .conftest import CAPTIONS, run_in_process
@@ -271,6 +276,69 @@ class TestSelect:
         assert result.exit_code == 2
 
 
+class TestTrainSwitches:
+    def test_what_is_off_is_not_in_the_recipe(self, composed: Path) -> None:
+        with Artifact(composed / "captioner.h5") as made:
+            assert not {"weigh", "retrieve", "retrieve_words"} & set(made.recipe.settings)
+            assert "words" not in made
+
+    def test_captions_count_by_their_cosines(self, run: Path) -> None:
+        well("train", "-w", run, "--weigh", 3, "-o", run / "weighed.h5")
+        with Artifact(run / "weighed.h5") as one, Artifact(run / "captioner.h5") as other:
+            assert one.recipe.settings["weigh"] == 3
+            mine, plain = one.group("decoder"), other.group("decoder")
+        assert any((mine[name] != plain[name]).any() for name in mine)
+
+    @pytest.mark.parametrize("more", [[], ["--no-objects"], ["--no-projection"]])
+    def test_photos_are_told_by_texts_near_them(
+        self, run: Path, photos: list[Path], more: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # To an encoder with random weights no text is near to one of the same words.
+        monkeypatch.setattr("syntic_cli.method.retrieval.LIFT", 0.9)
+        well("train", "-w", run, "--retrieve", 5, "--retrieve-words", 2, *more, "--force")
+        well("caption", *photos, "-w", run, "-q")
+        with Artifact(run / "captions.h5") as made:
+            assert not any(made.texts("error"))
+        model = Captioner.load(run / "captioner.h5", settings=CaptionSettings())
+        assert model._retriever is not None
+        with Artifact(run / "captioner.h5") as made:
+            support, captions = made.numbers("support"), made.texts("support_captions")
+            words, features = made.texts("words"), made.numbers("word_features")
+            objects = made.shape("vocabulary")[0]
+        assert len(words) > 3
+        assert len(model._names) == objects + len(words) + len(support)
+        images = torch.from_numpy(support[:9]) + 0.1 * torch.randn(9, support.shape[1])
+        images = torch.nn.functional.normalize(images, dim=1)
+        tags, present = model._tags([NO_OBJECTS] * 9, images)
+        for row in range(9):
+            near = np.argsort(-(images[row].numpy() @ support.T))[:5]
+            pieces = [{*captions[text].casefold().split()} for text in near]
+            shared = [
+                word
+                for row, word in enumerate(words)
+                if sum(word in piece for piece in pieces) >= 2
+            ]
+            wanted = [features[words.index(word)] for word in shared] + [support[n] for n in near]
+            np.testing.assert_allclose(tags[row][present[row]].numpy(), np.stack(wanted), atol=1e-6)
+
+    def test_a_caption_of_the_image_is_no_tag_of_it(self, composed: Path) -> None:
+        """Of a corpus in which each text stands twice, neither is seen."""
+        support = np.eye(6, 8, dtype=np.float32)
+        captions = ["a dog", "a cat", "a dog", "a cup", "a cat", "a car"]
+        settings = TrainSettings(retrieve=3, retrieve_words=1)
+        _, (tags, offsets) = _retrieve(
+            (support, captions),
+            support[[0, 0, 1]] + 0.1,
+            np.array([4, 4, 9]),
+            ["a dog", "a cup", "a cat"],
+            settings,
+            Run(device="cpu"),
+            seed=0,
+        )
+        found = [{captions[text] for text in row} for row in np.split(tags, offsets[1:-1])]
+        assert found == [{"a cat", "a car"}] * 2 + [{"a dog", "a cup"}]
+
+
 def interrupting(times: int) -> Callable[..., None]:
     """Stands for `StopRequest.check`: stops a stage the so manyth time it asks."""
     left = [times]
@@ -407,6 +475,11 @@ class TestSchemas:
         well("train", "-w", old, "--epochs", 1)
         with Artifact(old / "captioner.h5") as made:
             assert len(made.texts("support_captions")) == 8
+
+    def test_without_cosines_captions_cannot_be_weighed(self, old: Path) -> None:
+        result = run_in_process("train", "-w", old, "--weigh", 4)
+        assert result.exit_code == 2
+        assert "run `syntic optimize --force` and `syntic project --force`" in result.stderr
 
     def test_finished_ones_are_up_to_date(self, old: Path) -> None:
         shutil.copy(old / "projected.h5", old / "before.h5")

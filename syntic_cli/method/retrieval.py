@@ -12,12 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .neighbours import k_nearest
+from .ragged import join, take
 
 # Rows of neighbours whose words are counted at a time, which bounds the memory.
 TILE = 65536
+# Texts whose neighbours tell which words are of content.
+SAMPLE = 20_000
+# Among COCO's captions this leaves out a, on, of, the, with, to, an, that, it, there, and keeps man
+# (6), two (5) and all names of things (10 to 80), however frequent.
+LIFT = 4.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,13 @@ class Words:
     vocabulary: list[str]
     words: np.ndarray
     offsets: np.ndarray
+
+    def rename(self, vocabulary: list[str]) -> Words:
+        """The texts with the words of another vocabulary, as its rows."""
+        place = {word: row for row, word in enumerate(vocabulary)}
+        number = np.array([place.get(word, -1) for word in self.vocabulary], np.int32)
+        kept = self.only(number >= 0)
+        return Words(vocabulary, number[number >= 0][kept.words], kept.offsets)
 
     def only(self, kept: np.ndarray) -> Words:
         """The texts with the words that `kept`, (V,) bool, names."""
@@ -68,7 +82,7 @@ def _bare(piece: str) -> str:
 
 
 def content_words(
-    words: Words, rows: np.ndarray, neighbours: np.ndarray, *, lift: float = 4.0, least: int = 5
+    words: Words, rows: np.ndarray, neighbours: np.ndarray, *, lift: float = LIFT, least: int = 5
 ) -> np.ndarray:
     """Which words tell something of the scene, in any language.
 
@@ -128,29 +142,67 @@ def shared_words(words: Words, neighbours: np.ndarray, least: int) -> tuple[np.n
     return np.concatenate(found), offsets
 
 
-def retrieve(
-    image_features: Tensor, support: Tensor, count: int, own: tuple[Tensor, Tensor] | None = None
-) -> Tensor:
-    """The texts of the support set nearest to each image.
+@dataclass(frozen=True)
+class Retriever:
+    """What an image's nearest texts say of it, as tags: the texts themselves, and shared words.
+
+    support: s, (S, d), of unit length. words: the content words of these texts, W of them.
+    count: L, the texts of an image. least: K, in how many of them a word stands to be a tag.
+    """
+
+    support: Tensor
+    words: Words
+    count: int
+    least: int
+
+    @property
+    def tag_count(self) -> int:
+        """How many different tags there are."""
+        return len(self.words.vocabulary) + len(self.support)
+
+    def tags(
+        self, image_features: Tensor, own: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The tags of images.
+
+        Args:
+            image_features: v, (N, d), of unit length.
+            own: rows of images and rows of their own texts in the support set, (P,) each, which
+                are left out: they would tell the decoder what it is to say.
+
+        Returns:
+            Of all images one after the other, words as 0 … W − 1 and text s as W + s, int64; and
+            where each image's begin, (N + 1,) int64.
+        """
+        near = k_nearest(image_features, self.support, self.count, without=own)[1].cpu().numpy()
+        words, offsets = shared_words(self.words, near, self.least)
+        there = near >= 0
+        texts = len(self.words.vocabulary) + near[there].astype(np.int64)
+        text_offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+        return join((words.astype(np.int64), offsets), (texts, text_offsets))
+
+
+def find_content_words(support: Tensor, captions: Sequence[str], count: int, seed: int) -> Words:
+    """The content words of a support set, told by the neighbours of a sample of its texts.
 
     Args:
-        image_features: v, (N, d), of unit length.
-        support: s, (M, d), of unit length.
-        count: L.
-        own: rows of images and rows of their own texts in the support set, (P,) each, left out.
-
-    Returns:
-        Rows of the support set, (N, L) int32, from the most similar on; −1 where there are too few.
+        support: s, (S, d), of unit length.
+        captions: the S texts.
+        count: how many neighbours of a text are looked at.
+        seed: decides the sample.
     """
-    return k_nearest(image_features, support, count, without=own)[1]
+    words = index_words(captions)
+    rows = np.random.default_rng(seed).permutation(len(captions))[:SAMPLE]
+    own = torch.from_numpy(rows).to(support.device)
+    apart = torch.arange(len(own), device=own.device), own
+    near = k_nearest(support[own], support, count, without=apart)[1].cpu().numpy()
+    return words.only(content_words(words, rows, near, lift=LIFT))
 
 
 def _words_of(words: Words, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The words of some texts one after the other: which of the texts, and which word."""
-    first, counts = words.offsets[texts], words.offsets[texts + 1] - words.offsets[texts]
-    which = np.repeat(np.arange(len(texts)), counts)
-    steps = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return which, words.words[np.repeat(first, counts) + steps].astype(np.int64)
+    found, offsets = take((words.words, words.offsets), texts)
+    return np.repeat(np.arange(len(texts)), np.diff(offsets)), found.astype(np.int64)
 
 
 def _counted(words: Words, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

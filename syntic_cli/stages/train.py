@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +13,13 @@ import numpy as np
 from .. import console
 from ..artifacts.foreign import open_artifact
 from ..artifacts.making import making
-from ..artifacts.reading import Artifact
+from ..artifacts.reading import Artifact, Values
 from ..artifacts.recipe import Recipe
 from ..artifacts.records import features, image_of_texts, support_set
 from ..artifacts.shards import Draft
 from ..artifacts.workspace import open_input
 from ..errors import ConflictError, MissingError, StaleError, SynticError
+from ..method.ragged import Ragged, join, take
 from ..schema import TRAIN
 from ..settings import EncodeSettings, Run, TrainSettings
 from ..tokenizer import encode_captions, end_token, make_tokenizer, to_bytes, word_marks
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..method.training import Pairs
-
 # Steps from which on a minute of compiling is repaid, a step being some milliseconds on a GPU.
 STEPS_WORTH_COMPILING = 10_000
 
@@ -76,13 +76,13 @@ def train(
         if settings.objects:
             _refuse_without_images(inputs["projected"])
             inputs["objects"] = stack.enter_context(open_input(folder, "detect", given=objects))
-        if settings.projection:
+        if settings.projection or settings.retrieve:
             inputs["support"] = stack.enter_context(_open_support(inputs["projected"], support))
         recipe = _recipe(path, settings, run, seed, inputs)
         draft = stack.enter_context(making(path, recipe, run))
         if draft.up_to_date:
             return path
-        data = _read(inputs, settings, run)
+        data = _read(inputs, settings, run, seed)
         trained = _train(data, settings, run, seed, compiled, draft)
         draft.finish(
             columns={
@@ -91,6 +91,7 @@ def train(
                 "vocabulary": data.vocabulary,
                 "vocabulary_features": data.names,
                 "tokenizer": to_bytes(data.tokenizer),
+                **data.words,
             },
             groups={
                 "decoder": trained.parameters,
@@ -162,6 +163,11 @@ def _recipe(
             )
         models.update(objects.recipe.models)
     chosen = {**asdict(settings), "seed": seed}
+    # What is off is left out, as before there was such a switch.
+    for switch in [name for name in ("weigh", "retrieve") if not chosen[name]]:
+        del chosen[switch]
+    if not settings.retrieve:
+        del chosen["retrieve_words"]
     chosen.update(run.chosen_dtype())
     given = {role: artifact.as_input(path) for role, artifact in inputs.items()}
     return Recipe(TRAIN.name, chosen, given, models, origin)
@@ -175,19 +181,21 @@ class _Data:
     prefixes: np.ndarray
     images: np.ndarray
     image: np.ndarray
+    weights: np.ndarray | None
     tokens: np.ndarray
     token_offsets: np.ndarray
     labels: np.ndarray
     label_offsets: np.ndarray
     names: np.ndarray
     vocabulary: list[str]
+    words: dict[str, Values]
     support: np.ndarray
     support_captions: list[str]
     temperature: float
     tokenizer: Any
 
 
-def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run) -> _Data:
+def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run, seed: int) -> _Data:
     pairs = inputs["projected"]
     image = image_of_texts(pairs)
     valid = np.flatnonzero(image >= 0)
@@ -213,18 +221,32 @@ def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run) -> 
     labels, label_offsets, vocabulary = _objects(inputs.get("objects"), image)
     support = np.zeros((0, images.shape[1]), np.float32)
     support_captions: list[str] = []
-    if settings.projection:
+    if "support" in inputs:
         support, support_captions = support_set(inputs["support"])
+    clip = pairs.recipe.models.get("clip", {})
+    words: dict[str, Values] = {}
+    if settings.retrieve:
+        content, retrieved = _retrieve(
+            (support, support_captions), images, image, captions, settings, run, seed
+        )
+        words = {
+            "words": content,
+            "word_features": _name_features(clip, content, images.shape[1]),
+        }
+        retrieved = (retrieved[0] + len(vocabulary), retrieved[1])
+        labels, label_offsets = join((labels, label_offsets), retrieved)
     return _Data(
         prefixes=features(pairs, "projected")[image] if settings.projection else images,
         images=images,
         image=image,
+        weights=_weights(pairs, settings.weigh)[valid] if settings.weigh else None,
         tokens=tokens,
         token_offsets=token_offsets,
         labels=labels,
         label_offsets=label_offsets,
-        names=_name_features(pairs.recipe.models.get("clip", {}), vocabulary, images.shape[1]),
+        names=_name_features(clip, vocabulary, images.shape[1]),
         vocabulary=vocabulary,
+        words=words,
         support=support,
         support_captions=support_captions,
         temperature=float(pairs.recipe.settings["temperature"]),
@@ -239,14 +261,58 @@ def _objects(
     if artifact is None:
         return np.zeros(0, np.int32), np.zeros(len(rows) + 1, np.int64), []
     found = artifact.objects(0, artifact.rows)
-    offsets, labels = found["offsets"], found["label"]
-    counts = np.diff(offsets)[rows]
-    chosen = [labels[offsets[row] : offsets[row + 1]] for row in rows]
-    return (
-        np.concatenate(chosen),
-        np.concatenate([[0], np.cumsum(counts)]),
-        artifact.texts("vocabulary"),
-    )
+    return *take((found["label"], found["offsets"]), rows), artifact.texts("vocabulary")
+
+
+def _weights(pairs: Artifact, scale: float) -> np.ndarray:
+    """How much the caption of each text counts, (N,)."""
+    import torch
+
+    from ..method.training import clip_weights
+
+    if "cosine" not in pairs:
+        raise SynticError(
+            f"{pairs.path}: has no cosines of texts and images, for an earlier syntic made it; "
+            "run `syntic optimize --force` and `syntic project --force` to use --weigh"
+        )
+    return clip_weights(torch.from_numpy(pairs.numbers("cosine")), scale).numpy()
+
+
+def _retrieve(
+    support: tuple[np.ndarray, list[str]],
+    images: np.ndarray,
+    image: np.ndarray,
+    captions: Sequence[str],
+    settings: TrainSettings,
+    run: Run,
+    seed: int,
+) -> tuple[list[str], Ragged]:
+    """The content words of the support set, and the tags that texts near its image give a caption.
+
+    A text of the support set that is word for word a caption of the image is left out: the photos
+    to come have none such.
+    """
+    import torch
+
+    from ..method.retrieval import Retriever, find_content_words
+    from ..models.loading import find_device
+
+    device = find_device(run.device)
+    keys = torch.from_numpy(support[0]).float().to(device)
+    words = find_content_words(keys, support[1], settings.retrieve, seed)
+    _, first, which = np.unique(image, return_index=True, return_inverse=True)
+    places: dict[str, list[int]] = {}
+    for row, text in enumerate(support[1]):
+        places.setdefault(text, []).append(row)
+    own = {
+        (row, place)
+        for row, text in zip(which, captions, strict=True)
+        for place in places.get(text, ())
+    }
+    rows, texts = torch.tensor(sorted(own), device=device).reshape(-1, 2).unbind(dim=1)
+    retriever = Retriever(keys, words, settings.retrieve, settings.retrieve_words)
+    tags = retriever.tags(torch.from_numpy(images[first]).float().to(device), (rows, texts))
+    return words.vocabulary, take(tags, which)
 
 
 def _repetition(data: _Data) -> dict[str, np.ndarray]:
@@ -307,7 +373,7 @@ def _train(
         heads=settings.heads,
         max_length=settings.max_length,
         dropout=settings.dropout,
-        objects=settings.objects,
+        objects=settings.objects or settings.retrieve > 0,
     )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -348,6 +414,9 @@ def _on_device(data: _Data, device: torch.device) -> Pairs:
     def moved(array: np.ndarray, dtype: torch.dtype) -> Tensor:
         return on_host(array).to(device=device, dtype=dtype)
 
+    names = [data.names]
+    if data.words:
+        names += [np.asarray(data.words["word_features"]), data.support]
     return Pairs(
         prefixes=moved(data.prefixes, torch.float32),
         images=moved(data.images, torch.float32),
@@ -355,6 +424,7 @@ def _on_device(data: _Data, device: torch.device) -> Pairs:
         token_offsets=on_host(data.token_offsets).long(),
         labels=moved(data.labels, torch.int32),
         label_offsets=on_host(data.label_offsets).long(),
-        names=moved(data.names, torch.float32),
+        names=moved(np.concatenate(names), torch.float32),
+        weights=None if data.weights is None else moved(data.weights, torch.float32),
         end=end_token(data.tokenizer),
     )
