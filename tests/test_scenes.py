@@ -283,7 +283,11 @@ class TestTrainSwitches:
             assert "words" not in made
 
     def test_captions_count_by_their_cosines(self, run: Path) -> None:
-        well("train", "-w", run, "--weigh", 3, "-o", run / "weighed.h5")
+        said = well("train", "-w", run, "--weigh", 3, "-o", run / "weighed.h5").stderr
+        with Artifact(run / "projected.h5") as made:
+            cosines = made.numbers("cosine")[made.image() >= 0]
+        assert f"median {np.median(cosines):.2f}" in said
+        assert f"{100 * (cosines >= 1 / 3).mean():.0f} % of the captions count in full" in said
         with Artifact(run / "weighed.h5") as one, Artifact(run / "captioner.h5") as other:
             assert one.recipe.settings["weigh"] == 3
             mine, plain = one.group("decoder"), other.group("decoder")

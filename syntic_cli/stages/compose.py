@@ -14,7 +14,7 @@ from ..artifacts.checkpoint import Checkpoint
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact, Values
 from ..artifacts.recipe import Input, Recipe
-from ..artifacts.records import describe_scenes, errors_of
+from ..artifacts.records import cut_texts, describe_scenes, errors_of
 from ..artifacts.shards import Draft
 from ..corpus import Corpus
 from ..errors import SynticError
@@ -213,6 +213,8 @@ def _encode(
         return state
     device = find_device(run.device)
     model = load_clip(encoder, device, find_dtype(run.dtype, device))
+    for warning in cut_texts(model.count_cut(captions), model.context_length):
+        console.warn(f"{COMPOSE.name}: {warning}")
     fitting, size = FittingBatch(console.warn), TEXTS[device.type]
     with console.progress(
         COMPOSE.name, len(captions), done=done, unit="texts", quiet=run.quiet

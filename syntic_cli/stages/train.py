@@ -239,7 +239,7 @@ def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run, see
         prefixes=features(pairs, "projected")[image] if settings.projection else images,
         images=images,
         image=image,
-        weights=_weights(pairs, settings.weigh)[valid] if settings.weigh else None,
+        weights=_weights(pairs, valid, settings.weigh, run) if settings.weigh else None,
         tokens=tokens,
         token_offsets=token_offsets,
         labels=labels,
@@ -264,8 +264,8 @@ def _objects(
     return *take((found["label"], found["offsets"]), rows), artifact.texts("vocabulary")
 
 
-def _weights(pairs: Artifact, scale: float) -> np.ndarray:
-    """How much the caption of each text counts, (N,)."""
+def _weights(pairs: Artifact, rows: np.ndarray, scale: float, run: Run) -> np.ndarray:
+    """How much the caption of each of some texts counts, (n,)."""
     import torch
 
     from ..method.training import clip_weights
@@ -275,7 +275,15 @@ def _weights(pairs: Artifact, scale: float) -> np.ndarray:
             f"{pairs.path}: has no cosines of texts and images, for an earlier syntic made it; "
             "run `syntic optimize --force` and `syntic project --force` to use --weigh"
         )
-    return clip_weights(torch.from_numpy(pairs.numbers("cosine")), scale).numpy()
+    cosines = pairs.numbers("cosine")[rows]
+    weights = clip_weights(torch.from_numpy(cosines), scale).numpy()
+    low, middle, high = np.quantile(cosines, [0.1, 0.5, 0.9])
+    console.note(
+        f"{TRAIN.name}: cosines of images and their texts {low:.2f} to {high:.2f}, median "
+        f"{middle:.2f}; {100 * (weights == 1).mean():.0f} % of the captions count in full",
+        quiet=run.quiet,
+    )
+    return weights
 
 
 def _retrieve(
