@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from syntic_cli.errors import SynticError
 from syntic_cli.method import grouping, neighbours, retrieval, selection
 from syntic_cli.method.grouping import draw_heads, first_of_each_set, gather_groups
 from syntic_cli.method.neighbours import k_nearest
@@ -30,7 +29,7 @@ from syntic_cli.method.retrieval import (
     shared_words,
 )
 from syntic_cli.method.selection import choose_images, keep_best, texts_of_images
-from syntic_cli.method.summary import choose_sentences, summarise
+from syntic_cli.method.summary import NoScene, choose_sentences, summarise
 from syntic_cli.method.training import caption_loss, clip_weights, held_out_loss
 
 from .test_method import Array, make_decoder, make_pairs, random_rows, tensor, unit
@@ -442,7 +441,7 @@ class TestSummary:
         assert choose_sentences(texts, features, least=1, most=3) == [0, 1, 3]
 
     def test_a_group_without_a_scene(self) -> None:
-        with pytest.raises(SynticError, match="only 1 of its 2 texts"):
+        with pytest.raises(NoScene, match="only 1 of its 2 texts"):
             choose_sentences(["a man", "a woman"], features_with({}, 2), least=2, most=2)
 
     def test_summary_is_the_head_and_what_brings_the_most_new_words(self) -> None:
@@ -450,7 +449,7 @@ class TestSummary:
         assert summarise(texts, 50) == "A dog runs. Waves behind a dog. A dog runs on a beach."
         assert summarise(texts, 8) == "A dog runs. Waves behind a dog."
         assert summarise(texts, 3) == "A dog runs."
-        with pytest.raises(SynticError, match="3 words"):
+        with pytest.raises(NoScene, match="3 words"):
             summarise(texts, 2)
 
 

@@ -20,8 +20,8 @@ from syntic_cli.artifacts.shards import Draft
 from syntic_cli.captioner import Captioner
 from syntic_cli.errors import DamagedError, Interrupted, SynticError
 from syntic_cli.models.detector import NO_OBJECTS
-from syntic_cli.models.writer import Extractive
 from syntic_cli.settings import CaptionSettings, Run, TrainSettings
+from syntic_cli.stages.compose import Extractive
 from syntic_cli.stages.train import _retrieve
 
 from . import faults

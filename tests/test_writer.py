@@ -28,7 +28,8 @@ from syntic_cli.models.scenes import (
     parse_scene,
     prompt_digest,
 )
-from syntic_cli.models.writer import Extractive, LanguageModel, load_language_model
+from syntic_cli.models.writer import LanguageModel, load_language_model
+from syntic_cli.stages.compose import Extractive
 
 from .conftest import CAPTIONS
 

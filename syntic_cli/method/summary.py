@@ -12,8 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import SynticError
-
 # The weight of being like the head, against being unlike what is chosen.
 RELEVANCE = 0.7
 NEAR_COPY = 0.95
@@ -53,6 +51,10 @@ BOUNDS = _words_in(
 Claims = dict[tuple[str, str], set[str | int]]
 
 
+class NoScene(ValueError):
+    """Why a group of texts cannot be made one scene of."""
+
+
 def choose_sentences(
     texts: Sequence[str], features: np.ndarray, *, least: int, most: int
 ) -> list[int]:
@@ -67,7 +69,7 @@ def choose_sentences(
         Rows of the group in the order in which they were chosen.
 
     Raises:
-        SynticError: where fewer than `least` sentences fit together.
+        NoScene: where fewer than `least` sentences fit together.
     """
     cosines = features.astype(np.float32) @ features.astype(np.float32).T
     claims = [_claims(text) for text in texts]
@@ -82,7 +84,7 @@ def choose_sentences(
         worth = RELEVANCE * cosines[0] - (1 - RELEVANCE) * cosines[chosen].max(axis=0)
         chosen.append(int(np.where(left, worth, -np.inf).argmax()))
     if len(chosen) < least:
-        raise SynticError(
+        raise NoScene(
             f"only {len(chosen)} of its {len(texts)} texts differ and fit together; "
             f"--least asks for {least}"
         )
@@ -97,12 +99,12 @@ def summarise(texts: Sequence[str], words: int) -> str:
         words: the most words of the summary.
 
     Raises:
-        SynticError: where the head alone is longer.
+        NoScene: where the head alone is longer.
     """
     taken = [texts[0]]
     room = words - len(texts[0].split())
     if room < 0:
-        raise SynticError(f"its head has {words - room} words; --words allows {words}")
+        raise NoScene(f"its head has {words - room} words; --words allows {words}")
     said, left = set(_words(texts[0])), list(texts[1:])
     while left:
         news = [len(set(_words(text)) - said - BOUNDS) / len(text.split()) for text in left]

@@ -1,4 +1,4 @@
-"""Writers on this machine: rules, and a language model through transformers."""
+"""A language model as a writer, through transformers."""
 
 from __future__ import annotations
 
@@ -9,30 +9,9 @@ from typing import Any
 import torch
 
 from ..errors import SynticError
-from ..method.summary import choose_sentences, summarise
 from .identity import model_folder
 from .loading import loading
 from .scenes import Chat, Group, Limits, Scene, converse
-
-
-@dataclass(frozen=True)
-class Extractive:
-    """Chooses and joins sentences by rules."""
-
-    limits: Limits
-
-    def write(self, groups: Sequence[Group]) -> list[Scene | SynticError]:
-        """See `Writer`."""
-        return [self._scene(group) for group in groups]
-
-    def _scene(self, group: Group) -> Scene | SynticError:
-        try:
-            chosen = choose_sentences(
-                group.texts, group.features, least=self.limits.least, most=self.limits.most
-            )
-            return Scene(chosen, summarise([group.texts[row] for row in chosen], self.limits.words))
-        except SynticError as error:
-            return error
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,9 @@ from ..artifacts.shards import Draft
 from ..corpus import Corpus
 from ..errors import SynticError
 from ..interrupts import StopRequest
+from ..method.summary import NoScene, choose_sentences, summarise
 from ..models.identity import identity
+from ..models.scenes import Group, Limits, Scene, Writer, prompt_digest
 from ..passes import Mapper, map_rows
 from ..schema import COMPOSE
 from ..settings import ComposeSettings, EncodeSettings, Run
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..models.scenes import Group, Scene, Writer
 
 MODEL = "model:"
 # Texts encoded, and groups written, at a time.
@@ -111,8 +112,6 @@ def _writer_identity(settings: ComposeSettings) -> dict[str, str]:
     """What the writer is to a fingerprint; of a server it is the model that counts."""
     if settings.writer == "extractive":
         return {"writer": settings.writer}
-    from ..models.scenes import prompt_digest
-
     if settings.writer.startswith(MODEL):
         name = settings.writer.removeprefix(MODEL)
         writer = f"model {identity(name, settings.writer_revision)}"
@@ -270,13 +269,32 @@ def _group(
     return state
 
 
+@dataclass(frozen=True)
+class Extractive:
+    """A writer that chooses and joins sentences by rules."""
+
+    limits: Limits
+
+    def write(self, groups: Sequence[Group]) -> list[Scene | SynticError]:
+        """See `Writer`."""
+        return [self._scene(group) for group in groups]
+
+    def _scene(self, group: Group) -> Scene | SynticError:
+        try:
+            chosen = choose_sentences(
+                group.texts, group.features, least=self.limits.least, most=self.limits.most
+            )
+            return Scene(chosen, summarise([group.texts[row] for row in chosen], self.limits.words))
+        except NoScene as reason:
+            return SynticError(str(reason))
+
+
 def _load_writer(
     settings: ComposeSettings, device: torch.device, dtype: torch.dtype
 ) -> tuple[Writer, int]:
     """The writer, and how many groups to give it at a time."""
     from ..models.chat_server import connect
-    from ..models.scenes import Limits
-    from ..models.writer import Extractive, load_language_model
+    from ..models.writer import load_language_model
 
     limits = Limits(settings.least, settings.most, settings.words)
     if settings.writer == "extractive":
@@ -302,7 +320,6 @@ def _mapper(
     writer: Writer, captions: Sequence[str], features: np.ndarray, groups: np.ndarray
 ) -> Mapper[Group, Scene]:
     from ..models.loading import FittingBatch
-    from ..models.scenes import Group
 
     fitting = FittingBatch(console.warn)
 
