@@ -137,7 +137,7 @@ def _make(
     device = find_device(run.device)
     dtype = find_dtype(run.dtype, device)
     draft.computed_in(device, dtype)
-    # First, so that a server that is not there is said before an hour of encoding.
+    # First, so that a model that is not there is told of before an hour of encoding.
     writer, batch_size = _load_writer(settings, device, dtype)
     gathered = _finished(draft)
     if gathered is None:
@@ -301,6 +301,11 @@ def _load_writer(
         return Extractive(limits), GROUPS_BY_RULES
     if settings.writer.startswith(MODEL):
         name = settings.writer.removeprefix(MODEL)
+        if device.type == "cpu":
+            console.warn(
+                f"{COMPOSE.name}: no GPU: {name} may take minutes a group; --writer extractive "
+                "takes milliseconds"
+            )
         model = load_language_model(
             name, settings.writer_revision, limits, settings.tries, device, dtype
         )
