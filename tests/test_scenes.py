@@ -22,7 +22,7 @@ from syntic_cli.errors import DamagedError, Interrupted, SynticError
 from syntic_cli.models.detector import NO_OBJECTS
 from syntic_cli.settings import CaptionSettings, Run, TrainSettings
 from syntic_cli.stages.compose import Extractive
-from syntic_cli.stages.train import _retrieve
+from syntic_cli.training_data import _retrieve
 
 from . import faults
 from .conftest import CAPTIONS, run_in_process

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import console
 from ..artifacts.foreign import open_artifact
 from ..artifacts.making import making
-from ..artifacts.reading import Artifact, Values
+from ..artifacts.reading import Artifact
 from ..artifacts.recipe import Recipe
-from ..artifacts.records import features, image_of_texts, support_set
 from ..artifacts.shards import Draft
 from ..artifacts.workspace import open_input
 from ..errors import ConflictError, MissingError, StaleError, SynticError
-from ..method.ragged import Ragged, join, take
 from ..schema import TRAIN
-from ..settings import EncodeSettings, Run, TrainSettings
-from ..tokenizer import encode_captions, end_token, make_tokenizer, to_bytes, word_marks
+from ..settings import Run, TrainSettings
+from ..tokenizer import to_bytes, word_marks
+from ..training_data import TrainingData, read_training_data
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from ..method.training import Pairs
 # Steps from which on a minute of compiling is repaid, a step being some milliseconds on a GPU.
 STEPS_WORTH_COMPILING = 10_000
 
@@ -82,7 +75,7 @@ def train(
         draft = stack.enter_context(making(path, recipe, run))
         if draft.up_to_date:
             return path
-        data = _read(inputs, settings, run, seed)
+        data = read_training_data(inputs, settings, run, seed)
         trained = _train(data, settings, run, seed, compiled, draft)
         draft.finish(
             columns={
@@ -173,176 +166,13 @@ def _recipe(
     return Recipe(TRAIN.name, chosen, given, models, origin)
 
 
-@dataclass(frozen=True)
-class _Data:
-    """What the stage has read: valid texts, with the features of the image of each, and what goes
-    into the captioner."""
-
-    prefixes: np.ndarray
-    images: np.ndarray
-    image: np.ndarray
-    weights: np.ndarray | None
-    tokens: np.ndarray
-    token_offsets: np.ndarray
-    labels: np.ndarray
-    label_offsets: np.ndarray
-    names: np.ndarray
-    vocabulary: list[str]
-    words: dict[str, Values]
-    support: np.ndarray
-    support_captions: list[str]
-    temperature: float
-    tokenizer: Any
-
-
-def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run, seed: int) -> _Data:
-    pairs = inputs["projected"]
-    image = image_of_texts(pairs)
-    valid = np.flatnonzero(image >= 0)
-    if len(valid) < 2:
-        raise SynticError(
-            f"{pairs.path}: {console.count(len(valid), 'valid pair')}; at least 2 are needed"
-        )
-    if failed := int((pairs.image()[image < 0] >= 0).sum()):
-        console.note(
-            f"{TRAIN.name}: {console.count(failed, 'pair')} left out (failed or blanked)",
-            quiet=run.quiet,
-        )
-    captions = pairs.texts("captions")
-    image, captions = image[valid], [captions[row] for row in valid]
-    images = features(pairs, "image_features")[image]
-    tokenizer = make_tokenizer(settings.tokenizer, captions)
-    tokens, token_offsets, cut = encode_captions(tokenizer, captions, settings.max_length - 1)
-    if cut:
-        console.warn(
-            f"{TRAIN.name}: {console.count(cut, 'caption')} cut at {settings.max_length} tokens "
-            "(--max-length)"
-        )
-    labels, label_offsets, vocabulary = _objects(inputs.get("objects"), image)
-    support = np.zeros((0, images.shape[1]), np.float32)
-    support_captions: list[str] = []
-    if "support" in inputs:
-        support, support_captions = support_set(inputs["support"])
-    clip = pairs.recipe.models.get("clip", {})
-    words: dict[str, Values] = {}
-    if settings.retrieve:
-        content, retrieved = _retrieve(
-            (support, support_captions), images, image, captions, settings, run, seed
-        )
-        words = {
-            "words": content,
-            "word_features": _name_features(clip, content, images.shape[1]),
-        }
-        retrieved = (retrieved[0] + len(vocabulary), retrieved[1])
-        labels, label_offsets = join((labels, label_offsets), retrieved)
-    return _Data(
-        prefixes=features(pairs, "projected")[image] if settings.projection else images,
-        images=images,
-        image=image,
-        weights=_weights(pairs, valid, settings.weigh, run) if settings.weigh else None,
-        tokens=tokens,
-        token_offsets=token_offsets,
-        labels=labels,
-        label_offsets=label_offsets,
-        names=_name_features(clip, vocabulary, images.shape[1]),
-        vocabulary=vocabulary,
-        words=words,
-        support=support,
-        support_captions=support_captions,
-        temperature=float(pairs.recipe.settings["temperature"]),
-        tokenizer=tokenizer,
-    )
-
-
-def _objects(
-    artifact: Artifact | None, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Labels of the rows' objects, where each row's begin, and the names."""
-    if artifact is None:
-        return np.zeros(0, np.int32), np.zeros(len(rows) + 1, np.int64), []
-    found = artifact.objects(0, artifact.rows)
-    return *take((found["label"], found["offsets"]), rows), artifact.texts("vocabulary")
-
-
-def _weights(pairs: Artifact, rows: np.ndarray, scale: float, run: Run) -> np.ndarray:
-    """How much the caption of each of some texts counts, (n,)."""
-    import torch
-
-    from ..method.training import clip_weights
-
-    if "cosine" not in pairs:
-        raise SynticError(
-            f"{pairs.path}: has no cosines of texts and images, for an earlier syntic made it; "
-            "run `syntic optimize --force` and `syntic project --force` to use --weigh"
-        )
-    cosines = pairs.numbers("cosine")[rows]
-    weights = clip_weights(torch.from_numpy(cosines), scale).numpy()
-    low, middle, high = np.quantile(cosines, [0.1, 0.5, 0.9])
-    console.note(
-        f"{TRAIN.name}: cosines of images and their texts {low:.2f} to {high:.2f}, median "
-        f"{middle:.2f}; {100 * (weights == 1).mean():.0f} % of the captions count in full",
-        quiet=run.quiet,
-    )
-    return weights
-
-
-def _retrieve(
-    support: tuple[np.ndarray, list[str]],
-    images: np.ndarray,
-    image: np.ndarray,
-    captions: Sequence[str],
-    settings: TrainSettings,
-    run: Run,
-    seed: int,
-) -> tuple[list[str], Ragged]:
-    """The content words of the support set, and the tags that texts near its image give a caption.
-
-    A text of the support set that is word for word a caption of the image is left out: the photos
-    to come have none such.
-    """
-    import torch
-
-    from ..method.retrieval import Retriever, find_content_words
-    from ..models.loading import find_device
-
-    device = find_device(run.device)
-    keys = torch.from_numpy(support[0]).float().to(device)
-    words = find_content_words(keys, support[1], settings.retrieve, seed)
-    _, first, which = np.unique(image, return_index=True, return_inverse=True)
-    places: dict[str, list[int]] = {}
-    for row, text in enumerate(support[1]):
-        places.setdefault(text, []).append(row)
-    own = {
-        (row, place)
-        for row, text in zip(which, captions, strict=True)
-        for place in places.get(text, ())
-    }
-    rows, texts = torch.tensor(sorted(own), device=device).reshape(-1, 2).unbind(dim=1)
-    retriever = Retriever(keys, words, settings.retrieve, settings.retrieve_words)
-    tags = retriever.tags(torch.from_numpy(images[first]).float().to(device), (rows, texts))
-    return words.vocabulary, take(tags, which)
-
-
-def _repetition(data: _Data) -> dict[str, np.ndarray]:
+def _repetition(data: TrainingData) -> dict[str, np.ndarray]:
     """How often the texts repeat their words, for the search to charge captions by."""
     from ..method.repetition import learn_repetition
 
     marks = word_marks(data.tokenizer)
     family, share = learn_repetition(data.tokens, data.token_offsets, *marks)
     return {"family": family, "share": share}
-
-
-def _name_features(clip: Mapping[str, Any], names: list[str], width: int) -> np.ndarray:
-    """E_text(name) of the vocabulary, (K, d)  (SynTIC, equation 4)."""
-    if not names:
-        return np.zeros((0, width), np.float32)
-    import torch
-
-    from ..models.clip import load_clip
-
-    settings = EncodeSettings(**{k: v for k, v in clip.items() if k != "identity"})
-    model = load_clip(settings, torch.device("cpu"), torch.float32)
-    return model.encode_texts(names).numpy()
 
 
 @dataclass(frozen=True)
@@ -354,7 +184,7 @@ class _Trained:
 
 
 def _train(
-    data: _Data,
+    data: TrainingData,
     settings: TrainSettings,
     run: Run,
     seed: int,
@@ -388,7 +218,7 @@ def _train(
         decoder = Decoder(config).to(device).train()
         fit = Fit(
             decoder,
-            _on_device(data, device),
+            data.on_device(device),
             np.diff(data.token_offsets),
             data.image,
             settings,
@@ -408,31 +238,4 @@ def _train(
         },
         json.dumps(asdict(config)),
         fit.best_epoch,
-    )
-
-
-def _on_device(data: _Data, device: torch.device) -> Pairs:
-    import torch
-
-    from ..method.training import Pairs
-
-    def on_host(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array))
-
-    def moved(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-        return on_host(array).to(device=device, dtype=dtype)
-
-    names = [data.names]
-    if data.words:
-        names += [np.asarray(data.words["word_features"]), data.support]
-    return Pairs(
-        prefixes=moved(data.prefixes, torch.float32),
-        images=moved(data.images, torch.float32),
-        tokens=moved(data.tokens, torch.int32),
-        token_offsets=on_host(data.token_offsets).long(),
-        labels=moved(data.labels, torch.int32),
-        label_offsets=on_host(data.label_offsets).long(),
-        names=moved(np.concatenate(names), torch.float32),
-        weights=None if data.weights is None else moved(data.weights, torch.float32),
-        end=end_token(data.tokenizer),
     )
