@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from .method.decoder import Decoder
     from .method.repetition import Repetition
+    from .method.retrieval import Retriever
     from .models.clip import Clip
     from .models.detector import Detector, Objects
 
@@ -79,6 +80,8 @@ class Captioner:
         vocabulary: list[str],
         settings: CaptionSettings,
         repetition: Repetition | None,
+        object_tags: bool,
+        retriever: Retriever | None,
     ) -> None:
         from .models.loading import FittingBatch
 
@@ -86,6 +89,7 @@ class Captioner:
         self._tokenizer, self._support, self._temperature = tokenizer, support, temperature
         self._names, self.vocabulary, self._settings = names, vocabulary, settings
         self._repetition = repetition
+        self._object_tags, self._retriever = object_tags, retriever
         self._fitting = FittingBatch(console.warn)
 
     @staticmethod
@@ -155,29 +159,38 @@ class Captioner:
         decoder = _load_decoder(artifact).to(where).eval().requires_grad_(False)
         dual_encoder = load_clip(_clip_settings(artifact, clip), where, kind)
         _refuse_other_features(artifact, dual_encoder)
-        detect = _detector_settings(artifact, detector) if decoder.config.objects else objects
+        # A decoder may attend to retrieved texts alone.
+        tags = decoder.config.objects and artifact.recipe.settings.get("objects", True)
+        detect = _detector_settings(artifact, detector) if tags else objects
         finder = load_detector(detect, where, kind) if detect else None
         vocabulary = artifact.texts("vocabulary")
-        if decoder.config.objects and finder is not None and finder.vocabulary != vocabulary:
+        if tags and finder is not None and finder.vocabulary != vocabulary:
             raise ConflictError(
                 f"{artifact.path}: was trained with another vocabulary than that of "
                 f"{detect.model if detect else ''}; give --detector the right one"
             )
-        keys = None
-        if artifact.attributes["projection"]:
-            keys = torch.from_numpy(_support_features(artifact, support)).float().to(where)
+        names = [torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(where)]
+        keys = retriever = None
+        if artifact.attributes["projection"] or "words" in artifact:
+            said, texts = _support(artifact, support)
+            keys = torch.from_numpy(said).float().to(where)
+        if keys is not None and "words" in artifact:
+            retriever = _retriever(artifact, keys, texts)
+            names += [torch.from_numpy(artifact.numbers("word_features")).float().to(where), keys]
         return Captioner(
             dual_encoder,
             finder,
             decoder,
             from_bytes(artifact.numbers("tokenizer")),
-            support=keys,
+            support=keys if artifact.attributes["projection"] else None,
             temperature=settings.temperature
             or float(artifact.attributes["projection_temperature"]),
-            names=torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(where),
+            names=torch.cat(names),
             vocabulary=finder.vocabulary if finder else vocabulary,
             settings=settings,
             repetition=_load_repetition(artifact, settings.repetition, where),
+            object_tags=bool(tags),
+            retriever=retriever,
         )
 
     @property
@@ -270,7 +283,7 @@ class Captioner:
         if self._support is not None:
             prefixes = project(images, self._support, self._temperature)
         with torch.no_grad():
-            tags, present = self._tags(objects)
+            tags, present = self._tags(objects, images)
             prefix = self._decoder.embed_prefix(prefixes, images, tags, present)
         captions, log_probabilities = self._write(prefix, images)
         notes = [photo.note for photo in photos]
@@ -315,24 +328,30 @@ class Captioner:
         tokens, log_probabilities = candidates.take(ranks.argmax(dim=1))
         return decode_captions(self._tokenizer, tokens.cpu().numpy()), log_probabilities.tolist()
 
-    def _tags(self, objects: Sequence[Objects]) -> tuple[Tensor, Tensor]:
+    def _tags(self, objects: Sequence[Objects], images: Tensor) -> tuple[Tensor, Tensor]:
         """T, (N, K, d) with K ≥ 1, and which tags are there, (N, K)."""
         import torch
 
         from .transfer import to_device
 
-        most = max(1, *(len(photo_objects.labels) for photo_objects in objects))
-        labels = np.zeros((len(objects), most), np.int64)
-        present = np.zeros((len(objects), most), bool)
-        for row, photo_objects in enumerate(objects):
-            labels[row, : len(photo_objects.labels)] = photo_objects.labels
-            present[row, : len(photo_objects.labels)] = True
+        tags = [row.labels if self._object_tags else row.labels[:0] for row in objects]
+        if self._retriever is not None:
+            first = len(self._names) - self._retriever.tag_count
+            labels, offsets = self._retriever.tags(images)
+            retrieved = np.split(labels + first, offsets[1:-1])
+            tags = [np.concatenate(both) for both in zip(tags, retrieved, strict=True)]
+        most = max(1, *(len(row) for row in tags))
+        table = np.zeros((len(tags), most), np.int64)
+        present = np.zeros((len(tags), most), bool)
+        for row, own in enumerate(tags):
+            table[row, : len(own)] = own
+            present[row, : len(own)] = True
         device = self._names.device
         there = to_device(torch.from_numpy(present), device)
         if not len(self._names):
-            none = torch.zeros(*labels.shape, self._decoder.config.features, device=device)
+            none = torch.zeros(*table.shape, self._decoder.config.features, device=device)
             return none, there
-        return self._names[to_device(torch.from_numpy(labels), device)], there
+        return self._names[to_device(torch.from_numpy(table), device)], there
 
     def _as_caption(self, path: str, result: _Described | SynticError) -> Caption:
         if isinstance(result, SynticError):
@@ -441,10 +460,13 @@ def _load_repetition(artifact: Artifact, weight: float, device: torch.device) ->
     return make_repetition(family.long(), share, weight)
 
 
-def _support_features(artifact: Artifact, path: str | Path | None) -> np.ndarray:
+def _support(artifact: Artifact, path: str | Path | None) -> tuple[np.ndarray, list[str]]:
+    """The captioner's support set, or that of another features file: features, and captions
+    where they are looked at."""
     if path is None:
-        return artifact.numbers("support")
-    with open_artifact(path, "encode", "optimize") as other:
+        captions = artifact.texts("support_captions") if "words" in artifact else []
+        return artifact.numbers("support"), captions
+    with open_artifact(path, "encode", "optimize", "select") as other:
         mine, theirs = (
             one.recipe.models.get("clip", {}).get("identity", "") for one in (artifact, other)
         )
@@ -453,4 +475,13 @@ def _support_features(artifact: Artifact, path: str | Path | None) -> np.ndarray
                 f"{path}: its features are of {theirs or 'a model that nothing names'}, those of "
                 f"{artifact.path} of {mine or 'a model that nothing names'}"
             )
-        return support_set(other)[0]
+        return support_set(other)
+
+
+def _retriever(artifact: Artifact, support: Tensor, captions: Sequence[str]) -> Retriever:
+    """What gives a photo its tags as training gave them to the images."""
+    from .method.retrieval import Retriever, index_words
+
+    settings = artifact.recipe.settings
+    words = index_words(captions).rename(artifact.texts("words"))
+    return Retriever(support, words, settings["retrieve"], settings["retrieve_words"])

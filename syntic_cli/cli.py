@@ -16,6 +16,7 @@ from .options import (
     WORKSPACE,
     Compile,
     CorpusFile,
+    CorpusOrScenes,
     DryRun,
     ExportFormat,
     Format,
@@ -34,12 +35,14 @@ from .options import (
 from .presets import load_preset, resolve
 from .settings import (
     CaptionSettings,
+    ComposeSettings,
     CorpusSettings,
     DetectSettings,
     EncodeSettings,
     OptimizeSettings,
     ProjectSettings,
     Run,
+    SelectSettings,
     SynthesizeSettings,
     TrainSettings,
     fields_of,
@@ -157,10 +160,32 @@ def run_chain(
         printing.print_evaluation(evaluation, "table", quiet=bool(given["quiet"]))
 
 
+@app.command(
+    rich_help_panel=STAGES, epilog="Example: syntic compose corpus.txt --preset tiny --groups 5000"
+)
+@takes(ComposeSettings, corpus=True)
+def compose(
+    corpus: CorpusFile,
+    workspace: Workspace = WORKSPACE,
+    preset: Preset = None,
+    seed: Seed = 0,
+    output: Output = None,
+    **given: Any,
+) -> None:
+    """Gather texts of one scene and summarise them, for one image each (ICSD, AAAI 2024)."""
+    from .stages.compose import compose as stage
+
+    texts = _read_corpus(corpus, given, seed)
+    name = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
+    settings, run = _chosen(ComposeSettings, given, workspace, name, output)
+    encoder = resolve(EncodeSettings, load_preset(name))
+    stage(texts, workspace, settings, encoder, run, seed=seed, output=output)
+
+
 @app.command(rich_help_panel=STAGES, epilog="Example: syntic synthesize corpus.txt --preset tiny")
 @takes(SynthesizeSettings, corpus=True)
 def synthesize(
-    corpus: CorpusFile,
+    corpus: CorpusOrScenes,
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
     compiled: Compile = None,
@@ -169,17 +194,27 @@ def synthesize(
     output: Output = None,
     **given: Any,
 ) -> None:
-    """Generate an image for every text of a corpus."""
+    """Generate an image for every text of a corpus, or for every scene that `compose` made."""
     from .stages.synthesize import synthesize as stage
 
-    texts = _read_corpus(corpus, given, seed)
+    if corpus.endswith(".h5"):
+        if CorpusSettings(**_fields(CorpusSettings, given)) != CorpusSettings():
+            raise SynticError(
+                f"{corpus}: is no corpus but scenes made of one; what to take of a corpus are "
+                "options of `syntic compose`"
+            )
+        texts: Corpus | Path = Path(corpus)
+    else:
+        texts = _read_corpus(corpus, given, seed)
     settings, run = _chosen(SynthesizeSettings, given, workspace, preset, output)
     if dry_run:
         from . import printing
         from .estimate import estimate_synthesis
+        from .stages.synthesize import as_prompts
 
+        prompts = as_prompts(texts)
         printing.print_estimates(
-            [estimate_synthesis(texts, settings, run, seed)], len(texts.captions)
+            [estimate_synthesis(prompts, settings, run, seed)], len(prompts.captions)
         )
         return
     stage(texts, workspace, settings, run, seed=seed, compiled=compiled, output=output)
@@ -201,6 +236,27 @@ def encode(
 
     settings, run = _chosen(EncodeSettings, given, workspace, preset, output)
     stage(workspace, settings, run, compiled=compiled, synthetic=synthetic, output=output)
+
+
+@app.command(rich_help_panel=STAGES, epilog="Example: syntic select --keep-best 0.8")
+@takes(SelectSettings, hides=AT_ONCE)
+def select(
+    workspace: Workspace = WORKSPACE,
+    preset: Preset = None,
+    features: Annotated[Path | None, model("--features", help="The features.")] = None,
+    clip: Annotated[
+        Path | None,
+        model("--clip", help="Features by another dual encoder to choose by: encode -o FILE."),
+    ] = None,
+    _seed: NoSeed = 0,
+    output: Output = None,
+    **given: Any,
+) -> None:
+    """Pair each text anew with the image that says it best (SynC, 2025)."""
+    from .stages.select import select as stage
+
+    settings, run = _chosen(SelectSettings, given, workspace, preset, output)
+    stage(workspace, settings, run, features=features, clip=clip, output=output)
 
 
 @app.command(rich_help_panel=STAGES, epilog="Example: syntic optimize --epochs 50 --force")

@@ -42,6 +42,7 @@ class Fit:
         decoder: Decoder,
         pairs: Pairs,
         lengths: np.ndarray,
+        image: np.ndarray,
         settings: TrainSettings,
         seed: int,
         checkpoint: Checkpoint,
@@ -53,7 +54,7 @@ class Fit:
         self._optimizer = make_optimizer(decoder, settings.lr, settings.weight_decay)
         self._token_loss: TokenLoss = token_loss
         self._lengths = lengths
-        self._training, self._held_out = _split(len(self._lengths), settings.validation, seed)
+        self._training, self._held_out = _split(image, settings.validation, seed)
         self._batches_an_epoch = -(-len(self._training) // settings.batch_size)
         self.step = 0
         self.curves: list[tuple[float, float]] = []
@@ -180,8 +181,19 @@ def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
 
 
-def _split(rows: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows held out, at least one of each where any are held out."""
-    held_out = min(rows - 1, max(1, round(rows * validation))) if validation else 0
-    order = np.random.default_rng(seed).permutation(rows)
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
+def _split(image: np.ndarray, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts to train on and texts held out, at least one of each where any are held out.
+
+    Images are held out with all of their texts: what is held out must not have been seen.
+
+    Args:
+        image: the image of each text, (N,).
+        validation: the share held out.
+        seed: decides which.
+    """
+    _, which = np.unique(image, return_inverse=True)
+    images = int(which.max()) + 1
+    held_out = min(images - 1, max(1, round(images * validation))) if validation else 0
+    order = np.random.default_rng(seed).permutation(images)
+    is_out = np.isin(which, order[:held_out])
+    return np.flatnonzero(~is_out), np.flatnonzero(is_out)

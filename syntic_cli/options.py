@@ -72,8 +72,10 @@ Preset = Annotated[
         show_envvar=True,
     ),
 ]
-CorpusFile = Annotated[
-    str, typer.Argument(help="Texts: .txt, .jsonl, .csv, COCO or Karpathy JSON, - for stdin.")
+TEXTS = "Texts: .txt, .jsonl, .csv, COCO or Karpathy JSON, - for stdin"
+CorpusFile = Annotated[str, typer.Argument(help=f"{TEXTS}.")]
+CorpusOrScenes = Annotated[
+    str, typer.Argument(metavar="CORPUS", help=f"{TEXTS}; or a composed.h5.")
 ]
 Seed = Annotated[int, common("--seed", help="Decides every random draw.", min=0)]
 Compile = Annotated[

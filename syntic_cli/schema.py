@@ -9,14 +9,18 @@ from typing import Literal
 
 from .settings import (
     CaptionSettings,
+    ComposeSettings,
     DetectSettings,
     EncodeSettings,
     OptimizeSettings,
     ProjectSettings,
+    SelectSettings,
     SynthesizeSettings,
     TrainSettings,
 )
 
+# Schema 1: row i of every dataset is text i. From schema 2 on a text names its image.
+SCHEMA = 2
 Kind = Literal["text", "bytes", "number"]
 
 
@@ -24,15 +28,18 @@ Kind = Literal["text", "bytes", "number"]
 class Column:
     """One dataset of an artifact: what its rows hold and along which axis they run.
 
-    axis is "item" (row i is text or photo i), "object" (objects of all items, one after the other,
-    cut by `offsets`) or a free name for a dataset with a length of its own. ndim is 2 where a row
-    is a vector. Artifacts of earlier versions may lack an optional column.
+    axis is "item" (row i is image or photo i), "text" (row i is text i of the corpus), "object"
+    (objects of all items, one after the other, cut by `offsets`) or a free name for a dataset with
+    a length of its own. ndim is 2 where a row is a vector. Artifacts of earlier versions may lack
+    an optional column, those of a schema before `since` this one; what stood for it is `before`.
     """
 
     kind: Kind
     axis: str = "item"
     ndim: int = 1
     optional: bool = False
+    since: int = 1
+    before: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,27 +61,54 @@ OBJECTS = {
     "box": Column("number", "object", ndim=2),
     "vocabulary": Column("text", "vocabulary"),
 }
+# The texts of the corpus, and the image of each, -1 for none. In schema 1 that is 0, 1, 2, ...
+TEXTS = {"captions": Column("text", "text"), "image": Column("number", "text", since=2)}
+# Of each text with its image as it was encoded.
+COSINE = {"cosine": Column("number", "text", optional=True)}
 FEATURES = {
-    "captions": TEXT,
+    **TEXTS,
     "image_features": VECTOR,
-    "text_features": VECTOR,
+    "text_features": Column("number", "text", ndim=2),
     "valid": NUMBER,
     "error": TEXT,
 }
 
+COMPOSE = Stage(
+    "compose",
+    "composed.h5",
+    {
+        "captions": Column("text", "text"),
+        "text_features": Column("number", "text", ndim=2),
+        # The texts of each group, its head first; the sentences of its scene; what they say.
+        "groups": VECTOR,
+        "offsets": Column("number", "offsets"),
+        "sentence": Column("number", "object"),
+        "prompts": TEXT,
+        "error": TEXT,
+    },
+    ComposeSettings,
+)
 SYNTHESIZE = Stage(
     "synthesize",
     "synthetic.h5",
-    {"captions": TEXT, "images": BYTES, "seeds": NUMBER, "flagged": NUMBER, "error": TEXT},
+    {
+        **TEXTS,
+        "prompts": Column("text", since=2, before="captions"),
+        "images": BYTES,
+        "seeds": NUMBER,
+        "flagged": NUMBER,
+        "error": TEXT,
+    },
     SynthesizeSettings,
 )
 ENCODE = Stage("encode", "features.h5", FEATURES, EncodeSettings)
-OPTIMIZE = Stage("optimize", "optimized.h5", FEATURES, OptimizeSettings)
+SELECT = Stage("select", "selected.h5", FEATURES, SelectSettings)
+OPTIMIZE = Stage("optimize", "optimized.h5", {**FEATURES, **COSINE}, OptimizeSettings)
 DETECT = Stage("detect", "objects.h5", {**OBJECTS, "error": TEXT}, DetectSettings)
 PROJECT = Stage(
     "project",
     "projected.h5",
-    {"captions": TEXT, "projected": VECTOR, "image_features": VECTOR, "valid": NUMBER},
+    {**TEXTS, **COSINE, "projected": VECTOR, "image_features": VECTOR, "valid": NUMBER},
     ProjectSettings,
 )
 TRAIN = Stage(
@@ -85,6 +119,9 @@ TRAIN = Stage(
         "support_captions": Column("text", "support"),
         "vocabulary": Column("text", "vocabulary"),
         "vocabulary_features": Column("number", "vocabulary", ndim=2),
+        # What tags of retrieved texts can say, where the decoder attends to such.
+        "words": Column("text", "word", optional=True),
+        "word_features": Column("number", "word", ndim=2, optional=True),
         "tokenizer": Column("number", "tokenizer"),
     },
     TrainSettings,
@@ -109,5 +146,16 @@ EVALUATE = Stage("evaluate", "scores.h5", {"path": TEXT}, None)
 
 STAGES = {
     stage.name: stage
-    for stage in (SYNTHESIZE, ENCODE, OPTIMIZE, DETECT, PROJECT, TRAIN, CAPTION, EVALUATE)
+    for stage in (
+        COMPOSE,
+        SYNTHESIZE,
+        ENCODE,
+        SELECT,
+        OPTIMIZE,
+        DETECT,
+        PROJECT,
+        TRAIN,
+        CAPTION,
+        EVALUATE,
+    )
 }

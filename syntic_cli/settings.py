@@ -125,6 +125,42 @@ class CorpusSettings:
 
 
 @dataclass(frozen=True)
+class ComposeSettings:
+    """Groups of texts, and who makes a scene of each: sentences that fit together, and a summary.
+
+    writer is `extractive` (rules, no model), `model:` and a hub id or folder, or the URL of a
+    server that speaks OpenAI's chat protocol. tries, concurrency and timeout are not part of what
+    is made.
+    """
+
+    groups: Annotated[int | None, Option("Groups to draw; one a text if not given.", COUNT)] = None
+    neighbours: Annotated[int, Option("Texts of a group, nearest to its head.", COUNT)] = 30
+    least: Annotated[int, Option("Least sentences of a scene.", COUNT)] = 5
+    most: Annotated[int, Option("Most sentences of a scene.", COUNT)] = 10
+    words: Annotated[int, Option("Most words of a summary.", COUNT)] = 50
+    writer: Annotated[
+        str, Option("extractive, model:HUB_ID_OR_FOLDER, or a server's URL.", panel=MODEL)
+    ] = "extractive"
+    writer_model: Annotated[
+        str | None, Option("Name by which the server knows its model.", panel=MODEL)
+    ] = None
+    writer_revision: Annotated[
+        str | None, Option("Revision of the writer's hub id.", panel=MODEL)
+    ] = None
+    tries: Annotated[int, Option("How often a model is asked about a group at most.", COUNT)] = 2
+    concurrency: Annotated[int, Option("Requests to a server at a time.", COUNT)] = 8
+    timeout: Annotated[float, Option("Seconds that a server may take.", POSITIVE)] = 120.0
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.least <= self.most <= self.neighbours:
+            raise SynticError(
+                f"--least {self.least} --most {self.most} --neighbours {self.neighbours}: "
+                "each must be at least the one before"
+            )
+
+
+@dataclass(frozen=True)
 class SynthesizeSettings:
     """Text to image. steps, guidance and size (pixels a side) as diffusers takes them."""
 
@@ -152,6 +188,18 @@ class EncodeSettings:
         str | None, Option("Pretrained tag of an open_clip name.", panel=MODEL)
     ] = None
     revision: Annotated[str | None, Option("Revision of the hub id.", panel=MODEL)] = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class SelectSettings:
+    """SynC (2025): texts paired anew with the images from which they are found again."""
+
+    images: Annotated[int, Option("Nearest images a text is compared with.", COUNT)] = 15
+    texts: Annotated[int, Option("Nearest texts that an image stands for.", COUNT)] = 2
+    keep_best: Annotated[float, Option("Share of the texts that stay.", PART)] = 0.9
 
     def __post_init__(self) -> None:
         check(self)
@@ -214,6 +262,24 @@ class TrainSettings:
     max_length: Annotated[int, Option("Tokens kept of a caption.", COUNT)] = 40
     noise: Annotated[float, Option("Deviation of noise on the prefix, as CapDec's.", SHARE)] = 0.0
     validation: Annotated[float, Option("Share of the pairs held out.", SHARE)] = 0.02
+    weigh: Annotated[
+        float,
+        Option(
+            "W: a caption counts min(1, W · its cosine with its image), as PCM-Net (ECCV 2024); "
+            "0: all alike.",
+            NOT_NEGATIVE,
+        ),
+    ] = 0.0
+    retrieve: Annotated[
+        int,
+        Option(
+            "Attend to so many nearest texts of the support set, as IFCap (EMNLP 2024); 0: none.",
+            NOT_NEGATIVE,
+        ),
+    ] = 0
+    retrieve_words: Annotated[
+        int, Option("A word that so many of them share becomes a tag.", COUNT)
+    ] = 3
     objects: Annotated[
         bool, Option("Attend to object names.", names=("--with-objects/--no-objects",))
     ] = True

@@ -42,6 +42,8 @@ PATIENCE = 120.0
 # Moments to kill at, and how often each is drawn.
 MOMENTS = {"in the work": 6, "in a write": 3, "anywhere": 1}
 
+SCENES = ("--neighbours", "8", "--least", "2", "--most", "4", "--groups", "60")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -54,8 +56,10 @@ class Step:
 
 
 CHAIN = (
+    Step("compose", ("corpus.txt", "--preset", "models/micro.toml", *SCENES), "composed.h5", 4),
     Step("synthesize", ("corpus.txt", "--preset", "models/micro.toml"), "synthetic.h5", 5),
     Step("encode", (), "features.h5", 4),
+    Step("select", (), "selected.h5", 2),
     Step("optimize", (), "optimized.h5", 4),
     Step("detect", (), "objects.h5", 4),
     Step("project", (), "projected.h5", 2),
@@ -65,7 +69,7 @@ CHAIN = (
         "evaluate", ("--references", "references.csv", "--metrics", "BLEU-4,CIDEr"), "scores.h5", 2
     ),
 )
-IN_SHARDS = ("synthesize", "encode", "detect", "caption")
+IN_SHARDS = ("compose", "synthesize", "encode", "detect", "caption")
 
 
 @dataclass
@@ -90,7 +94,8 @@ def warm() -> None:
     import transformers
 
     from syntic_cli import fit
-    from syntic_cli.stages import caption, evaluate, optimize  # noqa: F401
+    from syntic_cli.method import grouping
+    from syntic_cli.stages import caption, compose, evaluate, optimize, select  # noqa: F401
 
     # Their lazily imported halves, which every child would import again.
     for library, names in (
@@ -101,7 +106,9 @@ def warm() -> None:
         for name in names:
             getattr(library, name)
     # Micro models are done in a second: by the clock no kill would ever find a checkpoint.
-    fit.SECONDS_A_CHECKPOINT = optimize.SECONDS_A_CHECKPOINT = 0.0
+    for module in (fit, optimize, compose, select):
+        module.SECONDS_A_CHECKPOINT = 0.0
+    compose.TEXTS["cpu"] = select.TEXTS = grouping.TILE = 10
 
 
 def start(work: Callable[[], object], log: Path) -> int:

@@ -214,7 +214,9 @@ class TestDamage:
     def test_damaged_shard_is_made_again(self, run: Path, finished: Path, run_cli: RunCli) -> None:
         interrupt_before_finish("encode", run_cli, run, "--shard-size", 16)
         shard = run / "features.h5.forced.parts" / "0000000016-0000000032.h5"
-        self.flip_in(shard, b"Two children", 4)
+        with h5py.File(shard, "r") as file:
+            row = file["text_features"][3].tobytes()
+        self.flip_in(shard, row, 4)
         command = ("encode", "-w", run, "--force", "--shard-size", 16)
         message = one_error(run_cli(*command))
         assert "was damaged and has been removed; run the same command again" in message

@@ -15,10 +15,9 @@ import numpy as np
 
 from .. import __version__
 from ..errors import DamagedError, MissingError
-from ..schema import STAGES, Column
+from ..schema import SCHEMA, STAGES, Column
 from .recipe import Input, Recipe
 
-SCHEMA = 1
 CHECKSUM = "header_crc32"
 # A file of kilobytes can declare datasets of terabytes, which nobody has written. What is packed
 # (a captioner's) is at most so many times its size.
@@ -70,7 +69,7 @@ class Artifact:
                 f"{self.path}: schema {attributes['schema']} is newer than this syntic "
                 f"({__version__}, schema {SCHEMA}); upgrade syntic"
             )
-        self.stage = str(attributes["stage"])
+        self.schema, self.stage = int(attributes["schema"]), str(attributes["stage"])
         if stages and self.stage not in stages:
             raise DamagedError(
                 f"{self.path}: written by `syntic {self.stage}`, but an artifact of "
@@ -124,6 +123,9 @@ class Artifact:
         if "offsets" in lengths and lengths["offsets"] != lengths["item"] + 1:
             raise DamagedError(f"{self.path}: 'offsets' does not fit the rows; make it again")
         self.rows, self._objects = lengths.get("item", 0), lengths.get("object", 0)
+        self.text_rows = lengths.get("text", 0)
+        if self.schema == 1 and "text" in lengths and self.text_rows != self.rows:
+            raise DamagedError(f"{self.path}: its texts do not fit its rows; make it again")
 
     def _lengths(self) -> dict[str, int]:
         """The length of each axis, which its datasets have in common."""
@@ -148,7 +150,7 @@ class Artifact:
         return lengths
 
     def _may_lack(self, column: Column) -> bool:
-        return column.optional
+        return column.optional or self.schema < column.since
 
     def _refuse_foreign(self, group: Any, file_bytes: int, depth: int = 1) -> None:
         """Refuse what syntic never writes: links and external storage could make it read other
@@ -222,14 +224,25 @@ class Artifact:
             return values
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> Values:
-        """Rows of a dataset, read as its schema says; an optional one that is not there is empty
-        texts."""
+        """Rows of a dataset, read as its schema says; for what an earlier schema lacks, those of
+        what stood for it, and for an optional one that is not there, empty texts."""
         kind = self.columns[name].kind
+        if name not in self._file and self.schema < self.columns[name].since:
+            name = self.columns[name].before
         if name not in self._file:
             return [""] * len(range(self.rows)[start:stop])
         if kind == "number":
             return self.numbers(name, start, stop)
         return (self.texts if kind == "text" else self.byte_strings)(name, start, stop)
+
+    def image(self) -> np.ndarray:
+        """The image of each text, (N,) int64, -1 for a text that has none."""
+        if "image" not in self._file:
+            return np.arange(self.rows)
+        found = self.numbers("image")
+        if len(found) and not -1 <= found.min() <= found.max() < self.rows:
+            raise DamagedError(f"{self.path}: 'image' names images that are not there; refused")
+        return found
 
     def objects(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Objects of rows start to stop: `offsets` from 0 and the object columns."""

@@ -96,6 +96,81 @@ def features(artifact: Artifact, name: str, start: int = 0, stop: int | None = N
     return values
 
 
+def image_of_texts(pairs: Artifact) -> np.ndarray:
+    """The valid image of each text of a features file, (N,) int64, -1 for a text that has none.
+
+    A text that could not be encoded, whose feature is all zeros, has none either.
+    """
+    image, valid = pairs.image(), pairs.numbers("valid")
+    there = (image >= 0) & (valid[image] if len(valid) else False)
+    if "text_features" in pairs:
+        there &= pairs.numbers("text_features").any(axis=1)
+    return np.where(there, image, -1)
+
+
+def cosines_of_texts(pairs: Artifact) -> np.ndarray:
+    """The cosine of each text of a features file with its image, (N,) float32; 0 without one."""
+    image, texts = image_of_texts(pairs), pairs.numbers("text_features")
+    images, found = pairs.numbers("image_features"), np.zeros(len(texts), np.float32)
+    owned = np.flatnonzero(image >= 0)
+    for some in np.array_split(owned, 1 + len(owned) // 65536):
+        found[some] = np.einsum("nd,nd->n", images[image[some]], texts[some])
+    return found
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """What the groups of a composed artifact have become.
+
+    prompts: of each image that is to be made, (G). image: the image of each text, (N,) int64, -1
+    for none. sentences: how many each scene has, (G,), some of which may be in another one, too.
+    """
+
+    prompts: list[str]
+    image: np.ndarray
+    sentences: np.ndarray
+
+
+def scenes(composed: Artifact) -> Scenes:
+    """The scenes of an artifact of `compose`; a group that failed has none.
+
+    A text that several scenes hold belongs to the one whose head is the most like it, so the head
+    of a group always to its own, unless the head of another is the same.
+    """
+    errors, prompts = composed.texts("error"), composed.texts("prompts")
+    found = composed.objects(0, composed.rows)
+    texts, counts = found["sentence"], np.diff(found["offsets"])
+    groups, features = composed.numbers("groups"), composed.numbers("text_features")
+    named = np.concatenate([texts, groups.ravel()])
+    if len(named) and not 0 <= named.min() <= named.max() < len(features):
+        raise DamagedError(f"{composed.path}: groups texts that are not there; make it again")
+    good = np.array([not error for error in errors], bool)
+    number = np.cumsum(good) - 1
+    group = np.repeat(np.arange(len(groups)), counts)
+    likeness = np.zeros(len(texts), np.float32)
+    for some in np.array_split(np.arange(len(texts)), 1 + len(texts) // 65536):
+        heads = groups[group[some], 0]
+        likeness[some] = np.einsum("nd,nd->n", features[heads], features[texts[some]])
+    # The last to be written stays: the most alike, and of equals the earlier group.
+    order = np.lexsort((-group, likeness))
+    image = np.full(len(features), -1, np.int64)
+    image[texts[order]] = number[group[order]]
+    kept = [prompt for prompt, fine in zip(prompts, good, strict=True) if fine]
+    return Scenes(kept, image, counts[good])
+
+
+def describe_scenes(composed: Artifact) -> dict[str, float]:
+    """Counts and means of the scenes, as they are printed."""
+    found = scenes(composed)
+    words = [len(prompt.split()) for prompt in found.prompts]
+    return {
+        "scenes": len(found.prompts),
+        "sentences_a_scene": round(float(found.sentences.mean()), 2) if words else 0.0,
+        "words_a_summary": round(float(np.mean(words)), 2) if words else 0.0,
+        "texts_in_no_scene": int((found.image < 0).sum()),
+    }
+
+
 def support_set(texts: Artifact) -> tuple[np.ndarray, list[str]]:
     """The support set of a features file: its text features, (M, d), and their captions.
 

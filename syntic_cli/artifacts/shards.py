@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import torch
 
 RECIPE = "recipe.json"
+# Axes of which a shard has a part.
+ROWS = ("item", "text")
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,8 @@ class Draft:
         Args:
             start: the first row.
             columns: every item dataset of the stage; ragged ones as `offsets` from 0 and objects.
+                Datasets of texts, too, where the stage makes them; text i is part of row i, and
+                where there are fewer images or fewer texts, the last rows lack one or the other.
 
         Raises:
             SynticError: where the shard cannot be written; the rows before it are safe.
@@ -249,7 +253,7 @@ class Draft:
             for name, values in columns.items():
                 column = self._columns[name]
                 append_rows(file, name, column.kind, values, total=len(values))
-                rows = len(values) if column.axis == "item" else rows
+                rows = max(rows, len(values)) if column.axis in ROWS else rows
             write_header(file, self.recipe, {})
         name = f"{start:010d}-{start + rows:010d}.h5"
         with atomic_path(self.parts / name) as temporary:
@@ -307,14 +311,14 @@ class Draft:
             with atomic_path(self.path, self._keep_as) as temporary:
                 check_room(temporary, size)
                 with h5py.File(temporary, "w", libver=HDF5_VERSION) as file:
-                    self._merge(file)
+                    self._merge(file, columns)
                     for name, values in columns.items():
                         append_rows(file, name, self._columns[name].kind, values, total=len(values))
                     write_groups(file, groups)
                     write_header(file, self.recipe, attributes)
         self._tidy_up()
 
-    def _merge(self, file: h5py.File) -> None:
+    def _merge(self, file: h5py.File, given: Mapping[str, Values]) -> None:
         pieces = self.pieces()
         total = pieces[-1].stop
         ragged = "offsets" in self._columns
@@ -325,7 +329,8 @@ class Draft:
             with self._open_piece(piece) as shard:
                 last = piece.first + piece.stop - piece.start
                 for name, column in self._columns.items():
-                    if column.axis == "item":
+                    of_texts = column.axis == "text" and name in shard and name not in given
+                    if column.axis == "item" or of_texts:
                         values = shard.column(name, piece.first, last)
                         append_rows(file, name, column.kind, values, total=total)
                 if ragged:
@@ -351,7 +356,7 @@ class _Shard(Artifact):
     """A shard: an artifact of some rows, without the datasets that only the whole one has."""
 
     def _may_lack(self, column: Column) -> bool:
-        return column.axis != "item" or column.optional
+        return column.axis != "item" or super()._may_lack(column)
 
 
 def _as_piece(shard: Path) -> Piece:

@@ -18,8 +18,8 @@ import numpy as np
 
 from .. import __version__
 from ..errors import SynticError
-from ..schema import STAGES, Kind
-from .reading import CHECKSUM, SCHEMA, Values, header_checksum
+from ..schema import SCHEMA, STAGES, Kind
+from .reading import CHECKSUM, Values, header_checksum
 from .recipe import Recipe
 
 # From v110 on HDF5 checksums its own metadata too, so a flipped bit in a header is noticed.

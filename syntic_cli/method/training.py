@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ class Pairs:
     prefixes: p, (N, d). images: v, (N, d). tokens: all captions one after the other, cut by
     token_offsets, (N + 1). labels: names of all objects, cut by label_offsets, (N + 1).
     names: text features of the vocabulary, (K, d). end: the token that ends a caption.
+    weights: of each caption's loss, (N,); None for all alike.
     The offsets are on the host: a batch's shape follows from them without asking the device.
     """
 
@@ -37,6 +38,7 @@ class Pairs:
     label_offsets: Tensor
     names: Tensor
     end: int
+    weights: Tensor | None = None
 
     def batch_tokens(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A batch, (B,), of captions with an end after each.
@@ -80,6 +82,7 @@ def token_loss(
     wanted: Tensor,
     targets: Tensor,
     label_smoothing: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """The mean cross-entropy of a batch's tokens, most of a step's work and fit to be compiled.
 
@@ -88,14 +91,33 @@ def token_loss(
         prefix: (B, P, width).
         tokens, wanted, targets: from `Pairs.batch_tokens`.
         label_smoothing: share of the target spread over the vocabulary.
+        weights: of each caption's tokens, (B,), if they do not count alike.
     """
     row, position = wanted.unbind()
     # Only positions with a target go through the vocabulary, the widest product of all.
     logits = decoder.head(decoder.hidden(prefix, tokens)[row, position])
-    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    if weights is None:
+        return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    losses = F.cross_entropy(
+        logits.float(), targets, label_smoothing=label_smoothing, reduction="none"
+    )
+    return (weights[row] * losses).mean()
 
 
-TokenLoss = Callable[[Decoder, Tensor, Tensor, Tensor, Tensor, float], Tensor]
+TokenLoss = Callable[..., Tensor]
+
+
+def clip_weights(cosines: Tensor, scale: float) -> Tensor:
+    """How much each caption's loss counts: min(1, W · cos(image, text)), and never below 0.
+
+    The CLIP-weighted cross-entropy of PCM-Net (Luo et al., ECCV 2024): a caption that its synthetic
+    image does not show teaches the decoder to make things up.
+
+    Args:
+        cosines: of each image, before refinement, with its own text, (N,).
+        scale: W, of the order of 1 / cosine of a fair pair, which differs between encoders.
+    """
+    return (scale * cosines).clamp(0, 1)
 
 
 def caption_loss(
@@ -107,7 +129,8 @@ def caption_loss(
     *,
     noise: float = 0.0,
 ) -> tuple[Tensor, int]:
-    """The mean cross-entropy of the captions' tokens  (SynTIC, equation 6).
+    """The mean cross-entropy of the captions' tokens  (SynTIC, equation 6), weighted where
+    captions have weights (PCM-Net).
 
     Args:
         decoder: the decoder.
@@ -127,7 +150,9 @@ def caption_loss(
     if noise:
         features = F.normalize(features + noise * torch.randn_like(features), dim=-1)
     prefix = decoder.embed_prefix(features, pairs.images[here], tags, present)
-    return token_loss(decoder, prefix, tokens, wanted, targets, label_smoothing), len(targets)
+    given = [] if pairs.weights is None else [pairs.weights[here]]
+    loss = token_loss(decoder, prefix, tokens, wanted, targets, label_smoothing, *given)
+    return loss, len(targets)
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int) -> list[np.ndarray]:
@@ -197,8 +222,10 @@ def training_step(
 
 @torch.no_grad()
 def held_out_loss(decoder: Decoder, pairs: Pairs, rows: np.ndarray, batch_size: int) -> float:
-    """The cross-entropy a token of held-out captions, without smoothing or dropout, in nats."""
+    """The cross-entropy a token of held-out captions, without smoothing, dropout or weights, in
+    nats."""
     decoder.eval()
+    pairs = replace(pairs, weights=None)
     device = pairs.prefixes.device
     total, count = torch.zeros((), device=device), 0
     for batch in _chunks(torch.from_numpy(rows), batch_size):

@@ -1,1 +1,1 @@
-"""Frozen pretrained models behind small adapters: text to image, dual encoder, detector."""
+"""Frozen pretrained models behind small adapters: text to image, dual encoder, detector, writer."""

@@ -64,13 +64,14 @@ class TextToImage:
             "width": self.settings.size,
             "generator": generators,
         }
-        if self.negative is not None:
-            embeddings, _ = self.pipeline.encode_prompt(list(prompts), self.device, 1, False)
-            arguments["prompt_embeds"] = embeddings
-            arguments["negative_prompt_embeds"] = self.negative.expand(len(prompts), -1, -1)
-        else:
-            arguments["prompt"] = list(prompts)
+        # A prompt that is cut off would be told of each time.
         with quiet_libraries():
+            if self.negative is not None:
+                embeddings, _ = self.pipeline.encode_prompt(list(prompts), self.device, 1, False)
+                arguments["prompt_embeds"] = embeddings
+                arguments["negative_prompt_embeds"] = self.negative.expand(len(prompts), -1, -1)
+            else:
+                arguments["prompt"] = list(prompts)
             output = self.pipeline(output_type="pt", **arguments)
         return _as_pixels(output.images, getattr(output, "nsfw_content_detected", None))
 

@@ -154,7 +154,7 @@ def _plan(
     with open_captioner(folder, captioner, quiet=run.quiet) as source:
         given = {"captioner": source.as_input(path)}
         if support is not None:
-            with open_input(folder, "encode", "optimize", given=support) as texts:
+            with open_input(folder, "encode", "optimize", "select", given=support) as texts:
                 given["support"] = texts.as_input(path)
         if source.recipe.settings.get("objects", True):
             objects = None

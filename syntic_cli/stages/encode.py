@@ -1,4 +1,4 @@
-"""encode: image and text features of every synthetic pair."""
+"""encode: features of every synthetic image and of every text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .. import console
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact, Values
 from ..artifacts.recipe import Recipe
-from ..artifacts.records import cut_texts, read_image, reopen
+from ..artifacts.records import cut_texts, features, read_image, reopen
 from ..artifacts.workspace import open_input
 from ..errors import SynticError
-from ..models.identity import identity, refuse_another
+from ..models.identity import identity, refuse_another, same_model
 from ..passes import Mapper, Opened, map_work
 from ..photos import preparing
 from ..schema import ENCODE
@@ -41,7 +41,9 @@ def encode(
     synthetic: Path | None = None,
     output: Path | None = None,
 ) -> Path:
-    """Encode every synthetic image and its text with the dual encoder.
+    """Encode every synthetic image and every text with the dual encoder.
+
+    Text features that `compose` has made with the same model are taken over.
 
     Args:
         workspace: the folder of the run.
@@ -52,8 +54,8 @@ def encode(
         output: the artifact, if not the workspace's own.
 
     Returns:
-        The path of the artifact: unit-length features in the corpus's order; rows that failed or
-        were blanked are marked as not valid.
+        The path of the artifact: unit-length features of the images, and of the texts in the
+        corpus's order; images that failed or were blanked are marked as not valid.
 
     Raises:
         SynticError: where an input or the model cannot be used, another artifact is in the way, or
@@ -72,8 +74,9 @@ def encode(
         )
         with making(path, recipe, run) as draft:
             if not draft.up_to_date:
-                work = Encoding(pairs.path, pairs.state, settings, name, compiled)
-                map_work(draft, pairs.rows, work, run)
+                composed = _composed(pairs, name)
+                work = Encoding(pairs.path, pairs.state, settings, name, compiled, composed)
+                map_work(draft, max(pairs.rows, pairs.text_rows), work, run)
     with Artifact(path) as made:
         console.failures(ENCODE.name, made.texts("error"), "pairs")
     return path
@@ -81,14 +84,18 @@ def encode(
 
 @dataclass(frozen=True)
 class Encoding:
-    """The work on each pair of the artifact at `source` while it is in this state, by the model of
-    this identity."""
+    """The work on each image and text of the artifact at `source` while it is in this state, by the
+    model of this identity.
+
+    features: an artifact of `compose` with the texts' features by the same model, if there is one.
+    """
 
     source: Path
     state: str
     settings: EncodeSettings
     identity: str
     compiled: bool | None
+    features: Path | None = None
     title: ClassVar[str] = ENCODE.name
     unit: ClassVar[str] = "pairs"
 
@@ -108,75 +115,111 @@ class Encoding:
             batches = pairs.rows // batch_size
             if worth_compiling(self.compiled, device, batches, BATCHES_WORTH_COMPILING):
                 model.compile()
+            captions = pairs.texts("captions")
+            given = self._given(str(dtype).removeprefix("torch."))
             yield Opened(
-                _mapper(model, pairs),
+                _mapper(model, pairs, captions, given),
                 batch_size,
                 device,
                 dtype,
-                warnings=cut_texts(model.count_cut(pairs.texts("captions")), model.context_length),
+                {"captions": captions, "image": pairs.image()},
+                cut_texts(model.count_cut(captions), model.context_length),
             )
+
+    def _given(self, dtype: str) -> np.ndarray | None:
+        """Text features that were computed in the same dtype already."""
+        if self.features is None:
+            return None
+        with Artifact(self.features, "compose") as composed:
+            if composed.attributes.get("dtype") != dtype:
+                return None
+            return features(composed, "text_features")
+
+
+def _composed(pairs: Artifact, name: str) -> Path | None:
+    """The artifact of `compose` that the images were made from, where it has text features of this
+    dual encoder."""
+    given = pairs.recipe.inputs.get("composed")
+    path = pairs.path.parent / given.file if given else None
+    if given is None or path is None or not path.exists():
+        return None
+    with Artifact(path, "compose") as composed:
+        encoder = composed.recipe.models["clip"]["identity"]
+        same = composed.state == given.fingerprint and same_model(encoder, name)
+    return path if same else None
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """One row: its preprocessed image (or why there is none), later its features."""
+class _Row:
+    """Image and text of one row, or their features: `image` is preprocessed, or None where there is
+    none (why, if there should be one, is the error); `text` is None where there are fewer texts."""
 
     image: Any
-    caption: str
+    text: Any
     error: str = ""
 
 
-def _mapper(model: Clip, pairs: Artifact) -> Mapper[_Pair, tuple[np.ndarray, np.ndarray, str]]:
+def _mapper(
+    model: Clip, pairs: Artifact, captions: Sequence[str], given: np.ndarray | None
+) -> Mapper[_Row, _Row]:
     import torch
 
     from ..models.loading import FittingBatch
     from ..transfer import stack_on
 
     fitting = FittingBatch(console.warn)
-    captions = pairs.texts("captions")
     flagged = pairs.numbers("flagged")
 
-    def read(row: int) -> _Pair:
+    def read(row: int) -> _Row:
+        text = captions[row] if row < len(captions) else None
+        if text is not None and given is not None:
+            text = given[row]
+        if row >= pairs.rows:
+            return _Row(None, text)
         try:
             with preparing(f"image of row {row}"):
                 image = read_image(pairs, row, model.image_size)
-                return _Pair(model.preprocess(image), captions[row])
+                return _Row(model.preprocess(image), text)
         except SynticError as error:
-            return _Pair(None, captions[row], str(error))
+            return _Row(None, text, str(error))
 
-    def compute(rows: Sequence[_Pair]) -> list[tuple[np.ndarray, np.ndarray, str]]:
-        good = [row.image for row in rows if not row.error]
+    def compute(rows: Sequence[_Row]) -> list[_Row]:
+        pixels = [row.image for row in rows if row.image is not None]
+        texts = [row.text for row in rows if isinstance(row.text, str)]
         images = fitting.run(
-            lambda start, stop: model.encode_images(stack_on(good[start:stop], model.device)),
-            len(good),
+            lambda start, stop: model.encode_images(stack_on(pixels[start:stop], model.device)),
+            len(pixels),
         )
-        texts = torch.cat(
-            fitting.run(
-                lambda start, stop: model.encode_texts([row.caption for row in rows[start:stop]]),
-                len(rows),
-            )
-        ).numpy()
-        features = iter(torch.cat(images).numpy() if images else ())
-        # A failed row keeps its place, with zeros for the image that is not there.
+        encoded = fitting.run(lambda start, stop: model.encode_texts(texts[start:stop]), len(texts))
+        found = iter(torch.cat(images).numpy() if images else ())
+        said = iter(torch.cat(encoded).numpy() if encoded else ())
         return [
-            (np.zeros_like(text) if row.error else next(features), text, row.error)
-            for row, text in zip(rows, texts, strict=True)
+            _Row(
+                None if row.image is None else next(found),
+                next(said) if isinstance(row.text, str) else row.text,
+                row.error,
+            )
+            for row in rows
         ]
 
-    def failed(error: SynticError) -> tuple[np.ndarray, np.ndarray, str]:
-        nothing = np.zeros_like(model.encode_texts([""]).numpy()[0])
-        return nothing, nothing, str(error)
-
     def pack(first: int, results: Sequence[Any]) -> Mapping[str, Values]:
-        last = first + len(results)
-        rows = [failed(r) if isinstance(r, SynticError) else r for r in results]
-        images, texts, errors = zip(*rows, strict=True)
+        rows = [_Row(None, None, str(r)) if isinstance(r, SynticError) else r for r in results]
+        there = [value for row in rows for value in (row.image, row.text) if value is not None]
+        # A failed row keeps its place, with zeros for what is not there.
+        zeros = np.zeros_like(there[0] if there else model.encode_texts([""]).numpy()[0])
+
+        def stacked(values: Sequence[Any]) -> np.ndarray:
+            filled = [zeros if value is None else value for value in values]
+            return np.stack(filled) if filled else np.empty((0, len(zeros)), zeros.dtype)
+
+        images, texts = rows[: max(0, pairs.rows - first)], rows[: max(0, len(captions) - first)]
+        errors = [row.error for row in images]
         return {
-            "captions": captions[first:last],
-            "image_features": np.stack(images),
-            "text_features": np.stack(texts),
-            "valid": np.array([not error for error in errors]) & ~flagged[first:last],
-            "error": list(errors),
+            "image_features": stacked([row.image for row in images]),
+            "text_features": stacked([row.text for row in texts]),
+            "valid": np.array([not error for error in errors], bool)
+            & ~flagged[first : first + len(images)],
+            "error": errors,
         }
 
     return Mapper(read=read, compute=compute, pack=pack)

@@ -9,9 +9,10 @@ from typing import Any
 from ..artifacts.making import kept_beside
 from ..artifacts.reading import CHECKSUM, Artifact
 from ..artifacts.recipe import Input
+from ..artifacts.records import describe_scenes
 from ..artifacts.workspace import refuse_stale
 from ..errors import MissingError, SynticError
-from ..schema import STAGES
+from ..schema import COMPOSE, STAGES
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -32,7 +33,10 @@ def describe(path: Path) -> dict[str, Any]:
             "created": str(header["created"]),
             "fingerprint": artifact.fingerprint,
             "settings": dict(artifact.recipe.settings),
-            "attributes": {k: _plain(v) for k, v in header.items() if k not in shown},
+            "attributes": {
+                **{k: _plain(v) for k, v in header.items() if k not in shown},
+                **(describe_scenes(artifact) if artifact.stage == COMPOSE.name else {}),
+            },
             "datasets": {
                 name: list(artifact.shape(name)) for name in artifact.columns if name in artifact
             },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from ..artifacts.checkpoint import Checkpoint
 from ..artifacts.foreign import announce
 from ..artifacts.making import making
 from ..artifacts.recipe import Recipe
+from ..artifacts.records import cosines_of_texts, image_of_texts
 from ..artifacts.records import features as read_features
 from ..artifacts.workspace import open_input
 from ..errors import SynticError
 from ..interrupts import StopRequest
-from ..schema import OPTIMIZE
+from ..schema import ENCODE, OPTIMIZE, SELECT
 from ..settings import OptimizeSettings, Run
 
 # Retrieval accuracy is measured on this many items, against every text.
@@ -42,7 +43,8 @@ def optimize(
         settings: temperature, learning rate, epochs and mini-batch.
         run: how the stage runs.
         seed: decides which items share a mini-batch.
-        features: the features, if not the workspace's own; also a file made by others.
+        features: the features, if not the workspace's own, which are those of `select`, else of
+            `encode`; also a file made by others.
         output: the artifact, if not the workspace's own.
 
     Returns:
@@ -59,7 +61,12 @@ def optimize(
             f"--dtype {run.dtype}: optimize works in float32, its steps are too small for less"
         )
     path = output or Path(workspace) / OPTIMIZE.file
-    with open_input(Path(workspace), "encode", given=features) as pairs:
+    folder = Path(workspace)
+    # Who has selected wants it: what was encoded is named to leave the selection out.
+    stages = [SELECT.name, ENCODE.name]
+    if not (folder / SELECT.file).exists():
+        stages.reverse()
+    with open_input(folder, *stages, given=features) as pairs:
         announce(pairs, quiet=run.quiet)
         recipe = Recipe(
             OPTIMIZE.name,
@@ -74,28 +81,43 @@ def optimize(
             columns = {name: pairs.column(name) for name in ("captions", "error", "valid")}
             images = read_features(pairs, "image_features")
             texts = read_features(pairs, "text_features")
-            rows = np.flatnonzero(columns["valid"])
+            owner = image_of_texts(pairs)
+            rows = np.unique(owner[owner >= 0])
             if not len(rows):
                 raise SynticError(
                     f"{pairs.path}: every pair failed or was blanked; nothing to refine"
                 )
-            checkpoint = draft.checkpoint()
+            own = Ownership(texts, np.where(owner < 0, -1, np.searchsorted(rows, owner)))
             refined, losses = _refine(
-                images[rows], texts[rows], settings, seed=seed, run=run, checkpoint=checkpoint
+                images[rows], own, settings, seed=seed, run=run, checkpoint=draft.checkpoint()
             )
-            accuracy = [_retrieval(f, texts[rows], seed) for f in (images[rows], refined)]
+            accuracy = [_retrieval(f, own, seed) for f in (images[rows], refined)]
             images[rows] = refined
             draft.finish(
-                columns={**columns, "image_features": images, "text_features": texts},
+                columns={
+                    **columns,
+                    "image": pairs.image(),
+                    "cosine": cosines_of_texts(pairs),
+                    "image_features": images,
+                    "text_features": texts,
+                },
                 groups={"history": _history(losses, accuracy)},
             )
     _report(losses, accuracy, run)
     return path
 
 
+@dataclass(frozen=True)
+class Ownership:
+    """Text features, (N, d), and which of the images each belongs to, (N,), -1 for none."""
+
+    texts: np.ndarray
+    image: np.ndarray
+
+
 def _refine(
     images: np.ndarray,
-    texts: np.ndarray,
+    own: Ownership,
     settings: OptimizeSettings,
     *,
     seed: int,
@@ -105,10 +127,11 @@ def _refine(
     """Refined features, (N, d), and the mean loss of each epoch, (epochs,)."""
     import torch
 
-    from ..method.refinement import partition, refine_batch
+    from ..method.refinement import TextsOfImages, partition, refine_batch
     from ..models.loading import find_device
 
     device = find_device(run.device)
+    texts_of = TextsOfImages(torch.from_numpy(own.image), len(images))
     batches = list(partition(len(images), settings.batch_size, seed))
     refined, losses, done = _resumed(images, settings.epochs, checkpoint, run)
     request = StopRequest()
@@ -127,12 +150,14 @@ def _refine(
     ):
         for number in range(done, len(batches)):
             rows = batches[number].numpy()
+            texts, which = texts_of.of(batches[number])
             features, curve = refine_batch(
                 torch.from_numpy(images[rows]).float().to(device),
-                torch.from_numpy(texts[rows]).float().to(device),
+                torch.from_numpy(own.texts[texts.numpy()]).float().to(device),
                 temperature=settings.temperature,
                 lr=settings.lr,
                 epochs=settings.epochs,
+                image=which.to(device),
             )
             refined[rows] = features.cpu().numpy()
             losses += curve.cpu().numpy().astype(np.float64) * len(rows) / total
@@ -154,18 +179,23 @@ def _resumed(
     return state["refined"].numpy(), state["losses"].numpy(), done
 
 
-def _retrieval(images: np.ndarray, texts: np.ndarray, seed: int) -> float:
-    """The share of a sample of items whose own text is the nearest of all texts."""
+def _retrieval(images: np.ndarray, own: Ownership, seed: int) -> float:
+    """The share of a sample of items one of whose own texts is the nearest of all texts."""
     import torch
 
     from ..method.projection import nearest
+    from ..method.refinement import TextsOfImages
 
-    rows = np.random.default_rng(seed).permutation(len(images))[:RETRIEVAL_SAMPLE]
-    queries, keys = torch.from_numpy(images[rows]).float(), torch.from_numpy(texts).float()
-    best, _ = nearest(queries, keys)
-    own = (queries * keys[torch.from_numpy(rows)]).sum(dim=1)
+    sample = np.random.default_rng(seed).permutation(len(images))[:RETRIEVAL_SAMPLE]
+    queries = torch.from_numpy(images[sample]).float()
+    owned, which = TextsOfImages(torch.from_numpy(own.image), len(images)).of(
+        torch.from_numpy(sample)
+    )
+    best, _ = nearest(queries, torch.from_numpy(own.texts[own.image >= 0]).float())
+    cosines = (queries[which] * torch.from_numpy(own.texts[owned.numpy()]).float()).sum(dim=1)
+    mine = torch.full_like(best, -torch.inf).scatter_reduce(0, which, cosines, "amax")
     # A text may stand in the corpus twice; either copy is its own.
-    return float((own >= best - 1e-6).float().mean())
+    return float((mine >= best - 1e-6).float().mean())
 
 
 def _history(losses: np.ndarray, accuracy: Sequence[float]) -> Mapping[str, Any]:

@@ -11,15 +11,15 @@ import numpy as np
 from .. import console
 from ..artifacts.foreign import announce
 from ..artifacts.making import making
-from ..artifacts.reading import Artifact
+from ..artifacts.reading import Artifact, Values
 from ..artifacts.recipe import Recipe
+from ..artifacts.records import cosines_of_texts, refuse_other_clip, support_set
 from ..artifacts.records import features as read_features
-from ..artifacts.records import refuse_other_clip, support_set
 from ..artifacts.shards import Draft
 from ..artifacts.workspace import open_input
 from ..interrupts import StopRequest
 from ..passes import cut_batches
-from ..schema import PROJECT
+from ..schema import OPTIMIZE, PROJECT
 from ..settings import ProjectSettings, Run
 
 BATCH_SIZE = {"cpu": 1024, "cuda": 16384, "mps": 4096}
@@ -57,8 +57,8 @@ def project(
     run, folder = run or Run(), Path(workspace)
     path = output or folder / PROJECT.file
     with (
-        open_input(folder, "optimize", "encode", given=features) as pairs,
-        open_input(folder, "optimize", "encode", given=support or pairs.path) as texts,
+        open_input(folder, "optimize", "encode", "select", given=features) as pairs,
+        open_input(folder, "optimize", "encode", "select", given=support or pairs.path) as texts,
     ):
         announce(pairs, quiet=run.quiet)
         if texts.path != pairs.path:
@@ -73,13 +73,23 @@ def project(
                 return path
             began = time.monotonic()
             _project_rows(draft, pairs, support_set(texts)[0], settings, run)
-            draft.finish()
+            draft.finish(columns=_columns(pairs))
         console.note(
-            f"{PROJECT.name}: {pairs.rows} features on {texts.rows} texts in "
+            f"{PROJECT.name}: {pairs.rows} features on {texts.text_rows} texts in "
             f"{console.duration(time.monotonic() - began)}",
             quiet=run.quiet,
         )
     return path
+
+
+def _columns(pairs: Artifact) -> dict[str, Values]:
+    """The texts with their images, and the cosines of the two before refinement, where known."""
+    found: dict[str, Values] = {"captions": pairs.texts("captions"), "image": pairs.image()}
+    if pairs.stage != OPTIMIZE.name:
+        found["cosine"] = cosines_of_texts(pairs)
+    elif "cosine" in pairs:
+        found["cosine"] = pairs.numbers("cosine")
+    return found
 
 
 def _project_rows(
@@ -121,7 +131,6 @@ def _project_rows(
             draft.commit(
                 first,
                 {
-                    "captions": pairs.texts("captions", first, last),
                     "projected": torch.cat(projected).numpy(),
                     "image_features": images,
                     "valid": pairs.numbers("valid", first, last),

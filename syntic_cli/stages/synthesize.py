@@ -16,12 +16,13 @@ from .. import console
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact, Values
 from ..artifacts.recipe import Input, Recipe
-from ..artifacts.records import cut_texts, errors_of
+from ..artifacts.records import cut_texts, errors_of, scenes
+from ..artifacts.workspace import refuse_stale
 from ..corpus import Corpus
 from ..errors import SynticError
 from ..models.identity import PACKAGED, identity, refuse_another
 from ..passes import Mapper, Opened, map_work
-from ..schema import SYNTHESIZE
+from ..schema import COMPOSE, SYNTHESIZE
 from ..settings import Run, SynthesizeSettings
 from ..texts.characters import mostly_not_latin
 
@@ -41,7 +42,7 @@ NOT_FINITE = "the model's image has values that are not finite"
 
 
 def synthesize(
-    corpus: Corpus,
+    corpus: Corpus | Path,
     workspace: str | Path,
     settings: SynthesizeSettings,
     run: Run | None = None,
@@ -50,10 +51,10 @@ def synthesize(
     compiled: bool | None = None,
     output: Path | None = None,
 ) -> Path:
-    """Generate an image for every text.
+    """Generate an image for every text, or for every scene of composed texts.
 
     Args:
-        corpus: the texts.
+        corpus: the texts, or the artifact of `compose`.
         workspace: the folder of the run.
         settings: the model and how it samples.
         run: how the stage runs.
@@ -70,17 +71,19 @@ def synthesize(
     """
     run = run or Run()
     path = output or Path(workspace) / SYNTHESIZE.file
-    if settings.model.startswith(f"{PACKAGED}tiny/") and mostly_not_latin(corpus.captions):
+    source = _of_corpus(corpus) if isinstance(corpus, Corpus) else _of_scenes(corpus, path)
+    if not source.prompts:
+        raise SynticError(f"{corpus}: holds no scene; nothing to make an image of")
+    if settings.model.startswith(f"{PACKAGED}tiny/") and mostly_not_latin(source.captions):
         console.warn(
             f"{SYNTHESIZE.name}: most texts are not in Latin script, and the models of the preset "
             "tiny read English; name a multilingual --model here and for `encode`"
         )
-    recipe = _recipe(corpus, settings, run, seed)
+    recipe = _recipe(source, settings, run, seed)
     with making(path, recipe, run) as draft:
         if not draft.up_to_date:
-            model = recipe.settings["model"]
-            work = Generation(corpus.captions, settings, model, seed, compiled)
-            map_work(draft, len(corpus.captions), work, run)
+            work = Generation(source, settings, recipe.settings["model"], seed, compiled)
+            map_work(draft, len(source.prompts), work, run)
     with Artifact(path) as made:
         errors = made.texts("error")
         flagged = int(made.numbers("flagged").sum())
@@ -94,10 +97,57 @@ def synthesize(
 
 
 @dataclass(frozen=True)
-class Generation:
-    """The work of drawing an image for each caption, by the model of this identity."""
+class Prompts:
+    """What images are made of, and the texts with the image of each, (N,), -1 for none.
 
+    inputs, models and origin are what the recipe says of where they come from.
+    """
+
+    prompts: Sequence[str]
     captions: Sequence[str]
+    image: np.ndarray
+    inputs: Mapping[str, Input]
+    models: Mapping[str, Any]
+    origin: str
+
+
+def as_prompts(corpus: Corpus | Path) -> Corpus:
+    """What an image is made of each, as a corpus.
+
+    Args:
+        corpus: as `synthesize` takes it.
+    """
+    if isinstance(corpus, Corpus):
+        return corpus
+    source = _of_scenes(corpus, corpus)
+    return Corpus(list(source.prompts), str(corpus), source.origin)
+
+
+def _of_corpus(corpus: Corpus) -> Prompts:
+    given = {"corpus": Input("corpus", corpus.digest, corpus.source)}
+    image = np.arange(len(corpus.captions))
+    return Prompts(corpus.captions, corpus.captions, image, given, {}, corpus.digest)
+
+
+def _of_scenes(path: Path, output: Path) -> Prompts:
+    with Artifact(path, COMPOSE.name) as composed:
+        refuse_stale(composed)
+        found = scenes(composed)
+        return Prompts(
+            found.prompts,
+            composed.texts("captions"),
+            found.image,
+            {"composed": composed.as_input(output)},
+            composed.recipe.models,
+            composed.state,
+        )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The work of drawing an image for each prompt, by the model of this identity."""
+
+    source: Prompts
     settings: SynthesizeSettings
     identity: str
     seed: int
@@ -115,7 +165,7 @@ class Generation:
         refuse_another(self.identity, self.settings.model, self.settings.revision)
         device = find_device(run.device)
         dtype = find_dtype(run.dtype, device)
-        images = len(self.captions)
+        images = len(self.source.prompts)
         _warn_if_slow(self.settings, images, device.type)
         model = load_text_to_image(self.settings, device, dtype)
         batch_size = run.batch_size or _batch_size(model, images, run)
@@ -123,11 +173,12 @@ class Generation:
         if worth_compiling(self.compiled, device, passes, PASSES_WORTH_COMPILING):
             model.compile()
         yield Opened(
-            _mapper(model, self.captions, self.settings, self.seed),
+            _mapper(model, self.source.prompts, self.settings, self.seed),
             batch_size,
             device,
             dtype,
-            warnings=cut_texts(model.count_cut(self.captions), model.context_length),
+            {"captions": self.source.captions, "image": self.source.image},
+            cut_texts(model.count_cut(self.source.prompts), model.context_length),
         )
 
 
@@ -138,7 +189,7 @@ def item_seed(seed: int, index: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def _recipe(corpus: Corpus, settings: SynthesizeSettings, run: Run, seed: int) -> Recipe:
+def _recipe(source: Prompts, settings: SynthesizeSettings, run: Run, seed: int) -> Recipe:
     chosen = asdict(settings)
     chosen["model"] = identity(settings.model, settings.revision)
     del chosen["revision"]
@@ -146,9 +197,12 @@ def _recipe(corpus: Corpus, settings: SynthesizeSettings, run: Run, seed: int) -
     return Recipe(
         SYNTHESIZE.name,
         {**chosen, "seed": seed},
-        {"corpus": Input("corpus", corpus.digest, corpus.source)},
-        {"text_to_image": {"model": settings.model, "revision": settings.revision}},
-        corpus.digest,
+        source.inputs,
+        {
+            **source.models,
+            "text_to_image": {"model": settings.model, "revision": settings.revision},
+        },
+        source.origin,
     )
 
 
@@ -167,7 +221,7 @@ def _batch_size(model: TextToImage, images: int, run: Run) -> int:
 
 
 def _mapper(
-    model: TextToImage, captions: Sequence[str], settings: SynthesizeSettings, seed: int
+    model: TextToImage, prompts: Sequence[str], settings: SynthesizeSettings, seed: int
 ) -> Mapper[int, Generated]:
     from ..models.loading import FittingBatch
 
@@ -177,7 +231,7 @@ def _mapper(
         def generate(start: int, stop: int) -> list[Generated]:
             chosen = rows[start:stop]
             return model.generate(
-                [captions[row] for row in chosen], [item_seed(seed, row) for row in chosen]
+                [prompts[row] for row in chosen], [item_seed(seed, row) for row in chosen]
             )
 
         return [image for part in fitting.run(generate, len(rows)) for image in part]
@@ -189,7 +243,7 @@ def _mapper(
             for r in results
         ]
         return {
-            "captions": [captions[row] for row in rows],
+            "prompts": [prompts[row] for row in rows],
             "images": [
                 b"" if isinstance(r, SynticError) else _jpeg(r.pixels.numpy(), settings.quality)
                 for r in made

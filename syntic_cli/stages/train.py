@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,19 +14,13 @@ from ..artifacts.foreign import open_artifact
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact
 from ..artifacts.recipe import Recipe
-from ..artifacts.records import features, support_set
 from ..artifacts.shards import Draft
 from ..artifacts.workspace import open_input
 from ..errors import ConflictError, MissingError, StaleError, SynticError
 from ..schema import TRAIN
-from ..settings import EncodeSettings, Run, TrainSettings
-from ..tokenizer import encode_captions, end_token, make_tokenizer, to_bytes, word_marks
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from ..method.training import Pairs
+from ..settings import Run, TrainSettings
+from ..tokenizer import to_bytes, word_marks
+from ..training_data import TrainingData, read_training_data
 
 # Steps from which on a minute of compiling is repaid, a step being some milliseconds on a GPU.
 STEPS_WORTH_COMPILING = 10_000
@@ -76,13 +69,13 @@ def train(
         if settings.objects:
             _refuse_without_images(inputs["projected"])
             inputs["objects"] = stack.enter_context(open_input(folder, "detect", given=objects))
-        if settings.projection:
+        if settings.projection or settings.retrieve:
             inputs["support"] = stack.enter_context(_open_support(inputs["projected"], support))
         recipe = _recipe(path, settings, run, seed, inputs)
         draft = stack.enter_context(making(path, recipe, run))
         if draft.up_to_date:
             return path
-        data = _read(inputs, settings, run)
+        data = read_training_data(inputs, settings, run, seed)
         trained = _train(data, settings, run, seed, compiled, draft)
         draft.finish(
             columns={
@@ -91,6 +84,7 @@ def train(
                 "vocabulary": data.vocabulary,
                 "vocabulary_features": data.names,
                 "tokenizer": to_bytes(data.tokenizer),
+                **data.words,
             },
             groups={
                 "decoder": trained.parameters,
@@ -139,7 +133,7 @@ def _open_support(projected: Artifact, given: Path | None) -> Artifact:
             f"{path}: the support set that {projected.path.name} was made with is not there; "
             "give --support FILE"
         )
-    support = open_artifact(path, "optimize", "encode")
+    support = open_artifact(path, "optimize", "encode", "select")
     if support.state != recorded.fingerprint:
         support.close()
         raise StaleError(
@@ -162,110 +156,23 @@ def _recipe(
             )
         models.update(objects.recipe.models)
     chosen = {**asdict(settings), "seed": seed}
+    # What is off is left out, as before there was such a switch.
+    for switch in [name for name in ("weigh", "retrieve") if not chosen[name]]:
+        del chosen[switch]
+    if not settings.retrieve:
+        del chosen["retrieve_words"]
     chosen.update(run.chosen_dtype())
     given = {role: artifact.as_input(path) for role, artifact in inputs.items()}
     return Recipe(TRAIN.name, chosen, given, models, origin)
 
 
-@dataclass(frozen=True)
-class _Data:
-    """What the stage has read: valid rows, and what goes into the captioner."""
-
-    prefixes: np.ndarray
-    images: np.ndarray
-    tokens: np.ndarray
-    token_offsets: np.ndarray
-    labels: np.ndarray
-    label_offsets: np.ndarray
-    names: np.ndarray
-    vocabulary: list[str]
-    support: np.ndarray
-    support_captions: list[str]
-    temperature: float
-    tokenizer: Any
-
-
-def _read(inputs: Mapping[str, Artifact], settings: TrainSettings, run: Run) -> _Data:
-    pairs = inputs["projected"]
-    valid = np.flatnonzero(pairs.numbers("valid"))
-    if len(valid) < 2:
-        raise SynticError(
-            f"{pairs.path}: {console.count(len(valid), 'valid pair')}; at least 2 are needed"
-        )
-    if len(valid) < pairs.rows:
-        console.note(
-            f"{TRAIN.name}: {console.count(pairs.rows - len(valid), 'pair')} left out (failed or "
-            "blanked)",
-            quiet=run.quiet,
-        )
-    captions = pairs.texts("captions")
-    images = features(pairs, "image_features")[valid]
-    captions = [captions[row] for row in valid]
-    tokenizer = make_tokenizer(settings.tokenizer, captions)
-    tokens, token_offsets, cut = encode_captions(tokenizer, captions, settings.max_length - 1)
-    if cut:
-        console.warn(
-            f"{TRAIN.name}: {console.count(cut, 'caption')} cut at {settings.max_length} tokens "
-            "(--max-length)"
-        )
-    labels, label_offsets, vocabulary = _objects(inputs.get("objects"), valid)
-    support = np.zeros((0, images.shape[1]), np.float32)
-    support_captions: list[str] = []
-    if settings.projection:
-        support, support_captions = support_set(inputs["support"])
-    return _Data(
-        prefixes=features(pairs, "projected")[valid] if settings.projection else images,
-        images=images,
-        tokens=tokens,
-        token_offsets=token_offsets,
-        labels=labels,
-        label_offsets=label_offsets,
-        names=_name_features(pairs.recipe.models.get("clip", {}), vocabulary, images.shape[1]),
-        vocabulary=vocabulary,
-        support=support,
-        support_captions=support_captions,
-        temperature=float(pairs.recipe.settings["temperature"]),
-        tokenizer=tokenizer,
-    )
-
-
-def _objects(
-    artifact: Artifact | None, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Labels of the rows' objects, where each row's begin, and the names."""
-    if artifact is None:
-        return np.zeros(0, np.int32), np.zeros(len(rows) + 1, np.int64), []
-    found = artifact.objects(0, artifact.rows)
-    offsets, labels = found["offsets"], found["label"]
-    counts = np.diff(offsets)[rows]
-    chosen = [labels[offsets[row] : offsets[row + 1]] for row in rows]
-    return (
-        np.concatenate(chosen),
-        np.concatenate([[0], np.cumsum(counts)]),
-        artifact.texts("vocabulary"),
-    )
-
-
-def _repetition(data: _Data) -> dict[str, np.ndarray]:
+def _repetition(data: TrainingData) -> dict[str, np.ndarray]:
     """How often the texts repeat their words, for the search to charge captions by."""
     from ..method.repetition import learn_repetition
 
     marks = word_marks(data.tokenizer)
     family, share = learn_repetition(data.tokens, data.token_offsets, *marks)
     return {"family": family, "share": share}
-
-
-def _name_features(clip: Mapping[str, Any], names: list[str], width: int) -> np.ndarray:
-    """E_text(name) of the vocabulary, (K, d)  (SynTIC, equation 4)."""
-    if not names:
-        return np.zeros((0, width), np.float32)
-    import torch
-
-    from ..models.clip import load_clip
-
-    settings = EncodeSettings(**{k: v for k, v in clip.items() if k != "identity"})
-    model = load_clip(settings, torch.device("cpu"), torch.float32)
-    return model.encode_texts(names).numpy()
 
 
 @dataclass(frozen=True)
@@ -277,7 +184,7 @@ class _Trained:
 
 
 def _train(
-    data: _Data,
+    data: TrainingData,
     settings: TrainSettings,
     run: Run,
     seed: int,
@@ -304,15 +211,16 @@ def _train(
         heads=settings.heads,
         max_length=settings.max_length,
         dropout=settings.dropout,
-        objects=settings.objects,
+        objects=settings.objects or settings.retrieve > 0,
     )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         decoder = Decoder(config).to(device).train()
         fit = Fit(
             decoder,
-            _on_device(data, device),
+            data.on_device(device),
             np.diff(data.token_offsets),
+            data.image,
             settings,
             seed,
             draft.checkpoint(),
@@ -330,27 +238,4 @@ def _train(
         },
         json.dumps(asdict(config)),
         fit.best_epoch,
-    )
-
-
-def _on_device(data: _Data, device: torch.device) -> Pairs:
-    import torch
-
-    from ..method.training import Pairs
-
-    def on_host(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array))
-
-    def moved(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-        return on_host(array).to(device=device, dtype=dtype)
-
-    return Pairs(
-        prefixes=moved(data.prefixes, torch.float32),
-        images=moved(data.images, torch.float32),
-        tokens=moved(data.tokens, torch.int32),
-        token_offsets=on_host(data.token_offsets).long(),
-        labels=moved(data.labels, torch.int32),
-        label_offsets=on_host(data.label_offsets).long(),
-        names=moved(data.names, torch.float32),
-        end=end_token(data.tokenizer),
     )

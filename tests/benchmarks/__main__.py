@@ -13,6 +13,7 @@ from .report import HERE, line, save
 NAMES = (
     "startup",
     "project",
+    "group",
     "decode",
     "train",
     "optimize",

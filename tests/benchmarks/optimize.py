@@ -16,7 +16,7 @@ from torch import Tensor
 from syntic_cli.artifacts.checkpoint import Checkpoint
 from syntic_cli.method.refinement import refine
 from syntic_cli.settings import OptimizeSettings, Run
-from syntic_cli.stages.optimize import _refine
+from syntic_cli.stages.optimize import Ownership, _refine
 
 from .measure import Options, Row, clock_of, compare, interleave, limit
 from .project import WIDTH, made_up
@@ -99,7 +99,12 @@ def _an_epoch(items: int, options: Options) -> tuple[float, int]:
         settings, run = OptimizeSettings(epochs=1), Run(device=options.device, quiet=True)
         kept = _NoCheckpoint(Path("there is none"), lambda: None)
         refined, _ = _refine(
-            images[:rows], texts[:rows], settings, seed=0, run=run, checkpoint=kept
+            images[:rows],
+            Ownership(texts[:rows], np.arange(rows)),
+            settings,
+            seed=0,
+            run=run,
+            checkpoint=kept,
         )
         return refined.nbytes if options.device == "cpu" else 0
 

@@ -84,6 +84,7 @@ def _artifact(folder: Path) -> Path:
         0,
         {
             "captions": ["a caption"] * 100,
+            "image": np.arange(100),
             "image_features": features,
             "text_features": features,
             "valid": np.ones(100, bool),
