@@ -179,7 +179,9 @@ def _repeat(source: Path, target: Path, items: int) -> None:
         rows = np.resize(np.arange(artifact.rows), items)
         columns: dict[str, Values] = {}
         for name, column in artifact.columns.items():
-            if column.axis == "item":
+            if name == "image":
+                columns[name] = np.arange(items)
+            elif column.axis in ("item", "text"):
                 columns[name] = _at(artifact.column(name), rows)
             elif column.axis not in ("object", "offsets"):
                 columns[name] = artifact.column(name)

@@ -458,7 +458,8 @@ class TestCaption:
         )  # fmt: skip
         assert result.exit_code == 0, result.stderr
         assert result.stdout.strip()
-        assert not (tmp_path / "none").exists()
+        # A workspace that is named is made, and kept.
+        assert (tmp_path / "none" / "captions.h5").exists()
 
 
 class TestEvaluate:

@@ -49,6 +49,9 @@ class Source:
     artifact: Artifact
     left_out: Counter[str] = field(default_factory=Counter)
     _root: str | None = None
+    _texts: dict[int, list[int]] | None = None
+    _image: tuple[np.ndarray, np.ndarray] | None = None
+    _held: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def stage(self) -> str:
@@ -56,7 +59,8 @@ class Source:
 
     @property
     def rows(self) -> int:
-        return self.artifact.rows
+        """Images of a synthetic artifact, texts of features, photos of captions."""
+        return self.artifact.text_rows if self.stage in VECTORS else self.artifact.rows
 
     def read(self, start: int, stop: int, *, images: bool) -> Iterator[Row]:
         """Rows start to stop, a few in memory at a time; those that failed are left out.
@@ -80,7 +84,7 @@ class Source:
         errors = artifact.column("error", start, stop)
         flagged = artifact.numbers("flagged", start, stop)
         seeds = artifact.numbers("seeds", start, stop).tolist()
-        texts = artifact.texts("captions", start, stop)
+        texts = artifact.column("prompts", start, stop)
         data = artifact.byte_strings("images", start, stop) if images else []
         for at, text in enumerate(texts):
             if errors[at] or flagged[at]:
@@ -88,19 +92,57 @@ class Source:
                 continue
             image = data[at] if images else None
             name = f"{start + at:09d}{_suffix(image or b'')}"
-            yield Row(start + at, name, text, image, {"seed": seeds[at]})
+            yield Row(
+                start + at, name, str(text), image, {"seed": seeds[at], **self._of(start + at)}
+            )
+
+    def _of(self, row: int) -> dict[str, Any]:
+        """The texts of an image that was made of a summary of them."""
+        if self._texts is None:
+            image = self.artifact.image()
+            order = np.argsort(image, kind="stable")
+            same = len(image) == self.rows and bool((image == np.arange(self.rows)).all())
+            self._texts = (
+                {}
+                if same
+                else {
+                    int(group[0]): texts.tolist() for group, texts in _groups(image[order], order)
+                }
+            )
+        texts = self._texts.get(row)
+        if texts is None:
+            return {}
+        return {"captions": [self.artifact.texts("captions", t, t + 1)[0] for t in texts]}
 
     def _features(self, start: int, stop: int, images: bool) -> Iterator[Row]:
         artifact = self.artifact
         texts = artifact.texts("captions", start, stop)
-        valid = artifact.numbers("valid", start, stop)
-        vectors = {name: features(artifact, name, start, stop) for name in VECTORS[self.stage]}
+        image, valid = self._images_of_texts()
+        own = image[start:stop]
+        vectors = {name: self._vectors(name, own, start, stop) for name in VECTORS[self.stage]}
         for at, text in enumerate(texts):
-            if not valid[at]:
+            if not valid[start + at]:
                 self.left_out["failed or blanked"] += 1
                 continue
             more = {name: values[at].astype(np.float32) for name, values in vectors.items()}
             yield Row(start + at, f"{start + at:09d}", text, None, more)
+
+    def _images_of_texts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The image of each text, and which texts have a valid one."""
+        if self._image is None:
+            image = self.artifact.image()
+            self._image = image, (image >= 0) & self.artifact.numbers("valid").astype(bool)[image]
+        return self._image
+
+    def _vectors(self, name: str, image: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """Vectors of texts start to stop, or of their images, (n, d)."""
+        if self.artifact.columns[name].axis == "text":
+            return features(self.artifact, name, start, stop)
+        if len(image) and np.array_equal(image, np.arange(start, start + len(image))):
+            return features(self.artifact, name, start, stop)
+        if name not in self._held:  # images in another order than their texts
+            self._held[name] = features(self.artifact, name)
+        return self._held[name][np.maximum(image, 0)]
 
     def _captioned(self, start: int, stop: int, images: bool) -> Iterator[Row]:
         artifact = self.artifact
@@ -150,6 +192,12 @@ class Source:
                     raise SynticError(f"{self.artifact.path}: {error}; export each") from error
             self._root = folders.pop() if folders else "."
         return self._root
+
+
+def _groups(keys: np.ndarray, values: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Values of each key, keys being sorted."""
+    cuts = np.flatnonzero(np.diff(keys)) + 1
+    return zip(np.split(keys, cuts), np.split(values, cuts), strict=True)
 
 
 def _suffix(image: bytes) -> str:

@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from ..artifacts.reading import Artifact
-from ..artifacts.records import DetectedObject, named_objects, read_image
+from ..artifacts.records import (
+    DetectedObject,
+    cosines_of_texts,
+    image_of_texts,
+    named_objects,
+    read_image,
+)
 from ..errors import SynticError
 from ..schema import DETECT, ENCODE, OPTIMIZE, SYNTHESIZE
 from .thumbnails import Thumbnail, thumbnail
@@ -122,8 +128,16 @@ def _of_these_images(path: Path, stage: str, images: Artifact) -> Artifact | Non
 
 
 def _cosines(artifact: Artifact) -> np.ndarray:
-    """The cosine of each image to its own text, (N,); NaN where the pair is not valid."""
+    """The cosine of each image to its own text (the mean of several), (G,); NaN where the pair is
+    not valid."""
     found = np.full(artifact.rows, np.nan, np.float32)
+    image = artifact.image()
+    if not np.array_equal(image, np.arange(artifact.rows)):
+        own, cosines = image_of_texts(artifact), cosines_of_texts(artifact)
+        counts = np.bincount(own[own >= 0], minlength=artifact.rows)
+        totals = np.bincount(own[own >= 0], cosines[own >= 0], minlength=artifact.rows)
+        found[counts > 0] = (totals[counts > 0] / counts[counts > 0]).astype(np.float32)
+        return found
     for start in range(0, artifact.rows, ROWS_AT_A_TIME):
         stop = min(start + ROWS_AT_A_TIME, artifact.rows)
         images, texts = (
@@ -193,7 +207,7 @@ def _pair(
         objects = named_objects(found["label"], found["score"], found["box"], names)
     return Pair(
         row,
-        images.texts("captions", row, row + 1)[0],
+        str(images.column("prompts", row, row + 1)[0]),
         int(images.numbers("seeds", row, row + 1)[0]),
         shown,
         objects,
