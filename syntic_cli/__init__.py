@@ -11,7 +11,7 @@ from .schema import STAGES
 if TYPE_CHECKING:
     from .captioner import Captioner
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Captioner",
