@@ -19,6 +19,7 @@ mypy
 
 built=$(mktemp -d)
 trap 'rm -rf "$built"' EXIT
+rm -rf build  # what an earlier version has left there would get into the wheel
 python -m pip wheel --quiet --no-deps --wheel-dir "$built/wheel" .
 python -m pip install --quiet --no-deps --target "$built/site" "$built"/wheel/*.whl
 mkdir "$built/project"
