@@ -144,6 +144,23 @@ class TestChain:
             wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
             np.testing.assert_allclose(found.numbers("projected"), wanted, atol=1e-4)
 
+    def test_captioning_takes_them_as_the_support_set_where_the_model_is_known(
+        self,
+        run_cli: RunCli,
+        finished: Path,
+        plain: dict[str, Any],
+        micro_preset: Path,
+        photos: list[Path],
+        tmp_path: Path,
+    ) -> None:
+        named = write(tmp_path / "named.h5", plain, model=str(micro_preset.parent / "clip"))
+        unnamed = write(tmp_path / "unnamed.h5", plain)
+        arguments = ["caption", *photos, "-w", finished, "-o", tmp_path / "c.h5", "-q"]
+        result = run_cli(*arguments, "--support", unnamed)
+        assert result.exit_code == 2
+        assert "a model that nothing names" in result.stderr
+        assert run_cli(*arguments, "--support", named).exit_code == 0
+
     def test_a_file_of_another_width_is_refused(
         self, run_cli: RunCli, plain: dict[str, Any], tmp_path: Path
     ) -> None:
