@@ -81,6 +81,11 @@ def optimize(
             refined, losses = _refine(
                 images[rows], texts[rows], settings, seed=seed, run=run, checkpoint=checkpoint
             )
+            if not np.isfinite(refined).all():
+                raise SynticError(
+                    f"{OPTIMIZE.name}: the features are no longer finite; give a smaller --lr and "
+                    "--force"
+                )
             accuracy = [_retrieval(f, texts[rows], seed) for f in (images[rows], refined)]
             images[rows] = refined
             draft.finish(
