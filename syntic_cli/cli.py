@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -108,7 +108,7 @@ def _chosen(
     rest = {name: value for name, value in given.items() if name not in own}
     name = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
     settings = resolve(kind, load_preset(name), **own)
-    in_workspace = output is None or output.resolve().parent == workspace.resolve()
+    in_workspace = output is None or output.parent.resolve() == workspace.resolve()
     return settings, _run(rest, _as_remembered(name) if in_workspace else None)
 
 
@@ -603,6 +603,8 @@ def _root(
 def main() -> None:
     """Run the command line: one line and exit code 2 for what a user can act on."""
     console.escape_what_cannot_be_encoded()
+    # What Pillow thinks of a photo's metadata is not what is asked; what it cannot read, rows say.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         try:
             app(standalone_mode=True)
@@ -621,16 +623,11 @@ def main() -> None:
         raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:
         # The reader of a pipe has gone; there is nobody left to write to.
-        _silence_output()
+        for stream in (sys.stdout, sys.stderr):
+            console.silence(stream)
         raise SystemExit(1) from None
     except OSError as error:
         # Stages turn what goes wrong with artifacts into errors of their own.
-        _silence_output()
+        console.silence(sys.stdout)
         console.error(f"{error.filename or 'standard output'}: {error.strerror or error}")
         raise SystemExit(2) from None
-
-
-def _silence_output() -> None:
-    """What is left in the buffer of standard output must not fail again when Python ends."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

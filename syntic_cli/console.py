@@ -4,6 +4,7 @@ standard error."""
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 import time
@@ -28,26 +29,43 @@ from rich.tree import Tree
 
 from .errors import shown
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Without emoji: names and texts may hold `:x:`, as in `cuda:x:`, and mean it.
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 LOG_SECONDS = 30.0
 
 
 def error(message: str) -> None:
     """One line on what went wrong."""
-    err.print(f"[bold red]error:[/] {escape(shown(message))}")
+    _say(f"[bold red]error:[/] {escape(shown(message))}")
 
 
 def note(message: str, *, quiet: bool = False) -> None:
     """One line that a person should know."""
     if not quiet:
-        err.print(f"[dim]·[/] {escape(shown(message))}")
+        _say(f"[dim]·[/] {escape(shown(message))}")
 
 
 def warn(message: str) -> None:
     """One line on something that may be wrong; shown even with --quiet."""
-    err.print(f"[yellow]warning:[/] {escape(shown(message))}")
+    _say(f"[yellow]warning:[/] {escape(shown(message))}")
+
+
+def _say(line: str) -> None:
+    """A line on standard error, if it takes one: a full disk there is no reason to stop a stage."""
+    try:
+        err.print(line)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO | None) -> None:
+    """Let what is left in a stream's buffer, and what is written to it, go nowhere."""
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def failures(stage: str, errors: Sequence[str], unit: str) -> None:

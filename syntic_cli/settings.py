@@ -28,6 +28,8 @@ class Range:
 
 COUNT = Range(lambda value: value >= 1, "must be at least 1")
 POSITIVE = Range(lambda value: 0 < value < inf, "must be a number above 0")
+# The cosines over it must stay numbers in float32.
+TEMPERATURE = Range(lambda value: 1e-6 <= value < inf, "must be a number of at least 0.000001")
 NOT_NEGATIVE = Range(lambda value: 0 <= value < inf, "must be a number of 0 or more")
 SHARE = Range(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 PART = Range(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
@@ -209,7 +211,7 @@ class SelectSettings:
 class OptimizeSettings:
     """Equations 1 and 2. batch_size is the contrastive mini-batch: it changes the result."""
 
-    temperature: Annotated[float, Option("τ of equation 2.", POSITIVE)] = 0.01
+    temperature: Annotated[float, Option("τ of equation 2.", TEMPERATURE)] = 0.01
     lr: Annotated[float, Option("Adam's learning rate.", POSITIVE)] = 1e-5
     epochs: Annotated[int, Option("Passes over the items.", COUNT)] = 100
     batch_size: Annotated[int, Option("The contrastive mini-batch, part of the method.", COUNT)] = (
@@ -237,7 +239,7 @@ class DetectSettings:
 class ProjectSettings:
     """Equation 3."""
 
-    temperature: Annotated[float, Option("τ of equation 3.", POSITIVE)] = 0.01
+    temperature: Annotated[float, Option("τ of equation 3.", TEMPERATURE)] = 0.01
 
     def __post_init__(self) -> None:
         check(self)
@@ -324,7 +326,7 @@ class CaptionSettings:
         bool, Option("Look at each photo mirrored, too.", names=("--mirror/--no-mirror",))
     ] = False
     temperature: Annotated[
-        float | None, Option("τ of equation 3, if not the captioner's.", POSITIVE)
+        float | None, Option("τ of equation 3, if not the captioner's.", TEMPERATURE)
     ] = None
 
     def __post_init__(self) -> None:

@@ -101,6 +101,7 @@ DAMAGED = "damaged or foreign"
 NONSENSE = "dog " * 4_500_000
 BOMB = gzip.compress((b"dog " * 2_500 + b"end\n") * 4_000)  # 40 MB in 40 kB
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+TIMES = "00:00:01,000 --> 00:00:02,000"
 TOKEN = "a.jpg#0\tA dog .\na.jpg#1\tA cat .\n"
 
 CORPUS = [
@@ -152,6 +153,51 @@ CORPUS = [
         "corpus of unseen characters", synthesize("c.txt", "\u200b\n\ufeff\u2060\n"), "only 2 empty"
     ),
     Row("corpus a web page", synthesize("c.txt", "<!DOCTYPE html>\n<p>"), "is a web page"),
+    Row(
+        "corpus rich text", synthesize("c.txt", "{\\rtf1\\ansi a dog\\par}\n"), "is a document, not"
+    ),
+    Row("corpus PDF in letters", synthesize("c.txt", "%PDF-1.4\n1 0 obj\n"), "is a document, not"),
+    Row("corpus subtitles", synthesize("c.txt", f"1\n{TIMES}\na dog\n"), "is subtitles, not texts"),
+    Row("corpus WebVTT", synthesize("c.txt", f"WEBVTT\n\n{TIMES}\na dog\n"), "is subtitles, not"),
+    Row(
+        "corpus in JIS", synthesize("c.txt", "犬が走る\n".encode("iso2022_jp")), "is not UTF-8: say"
+    ),
+    Row(
+        "corpus in JIS, later", synthesize("c.txt", "a 犬\n".encode("iso2022_jp")), "iso2022_jp (or"
+    ),
+    Row(
+        "corpus in JIS, named",
+        synthesize("c.txt", "犬\n".encode("iso2022_jp"), "--encoding", "iso2022_jp"),
+        "1 text",
+        0,
+        new=True,
+    ),
+    Row(
+        "corpus an artifact", lambda at: ["synthesize", at.workspace / "features.h5"], "is HDF5, as"
+    ),
+    Row("corpus a photo", lambda at: ["synthesize", at.photos[0]], "is a photo (JPEG): name a"),
+    Row("corpus a spreadsheet", synthesize("c.csv", b"PK\3\4\x14\0\xff\xff"), "save it as .csv"),
+    Row("corpus Parquet", synthesize("c.csv", b"PAR1\x15\x04\xff\0"), "is Parquet: convert it"),
+    Row("photo names with blanks", synthesize("c.txt", "a b.jpg\nc.png\n"), "lists photos, not"),
+    Row("photo names of phones", synthesize("c.txt", "a.heic\nc.avif\n"), "lists photos, not"),
+    Row("a column twice", synthesize("c.csv", "text,id,text\na,1,b\n"), "more than one column is"),
+    Row(
+        "a photo column twice", referring("r.csv", "image,caption,image\na,b,c\n"), "named `image`"
+    ),
+    Row(
+        "photos of phones before texts",
+        synthesize("c.txt", "a.heic: a dog\nb.heic: a cat\n"),
+        "read as lines of a photo's name and a text",
+        0,
+        new=True,
+    ),
+    Row(
+        "sep= filled up",
+        synthesize("c.csv", "sep=;;\nid;text\n1;a dog\n"),
+        "1 text",
+        0,
+        new=True,
+    ),
     Row("corpus left by Git LFS", synthesize("c.json", LFS), "run `git lfs pull`"),
     Row(
         "corpus a list of photos", synthesize("c.txt", "a.jpg\nb.jpg\n"), "lists photos, not texts"
@@ -362,7 +408,8 @@ OPTIONS = [
     *(
         Row(" ".join(map(str, arguments)), option(*arguments), says)
         for arguments, says in (
-            (("optimize", "--temperature", 0), "--temperature 0.0: must be a number above 0"),
+            (("optimize", "--temperature", 0), "--temperature 0.0: must be a number of at least"),
+            (("project", "--temperature", 1e-40), "--temperature 1e-40: must be a number of at le"),
             (("optimize", "--lr", "nan"), "--lr nan: must be a number above 0"),
             (("optimize", "--epochs", 0), "--epochs 0: must be at least 1"),
             (("project", "--temperature", -1), "--temperature -1.0: must be"),

@@ -367,6 +367,30 @@ def test_texts_that_are_cut_are_counted(
     assert "encode: 1 text cut at 32 tokens" in run_cli("encode", *here).stderr
 
 
+def test_force_keeps_the_captions_of_other_photos(
+    run_cli: RunCli, finished: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    before = (run / "captions.h5").read_bytes()
+    assert run_cli("caption", photos[0], "-w", run, "--force").exit_code == 0
+    (kept,) = run.glob("captions-*.h5")
+    assert kept.read_bytes() == before
+    assert run_cli("caption", photos[0], "-w", run, "--force").exit_code == 0
+    assert list(run.glob("captions-*.h5")) == [kept]
+    (run / "captions.h5").write_bytes(b"damaged")
+    assert run_cli("caption", photos[0], "-w", run, "--force").exit_code == 0
+
+
+def test_what_is_no_longer_finite_is_no_artifact(
+    run_cli: RunCli, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "o.h5"
+    assert "no longer finite" in refused(
+        run_cli("optimize", "-w", finished, "-o", out, "--lr", 1e300)
+    )
+    assert not out.exists()
+
+
 def test_a_stage_that_fails_leaves_an_empty_folder_empty(
     run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

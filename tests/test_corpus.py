@@ -164,7 +164,6 @@ TABLES = [
     ("one.csv", "caption\nA dog; a cat\n", ["A dog; a cat"]),
     ("nothing.csv", "image,caption\na.jpg,A dog\n,\n\n", ["A dog"]),
     ("first.csv", "Text,Caption\nA cat,A dog\n", ["A dog"]),
-    ("twice.csv", "caption,caption\nA dog,A cat\n", ["A dog"]),
     # A quote that begins a text of a TSV is one, unless the table is quoted.
     ("speech.tsv", 'id\ttext\n1\t"Sit" he said\n2\tA dog\n', ['"Sit" he said', "A dog"]),
     ("open.tsv", 'id\ttext\n1\t"Sit he said\n2\tA "dog"\n', ['"Sit he said', 'A "dog"']),
@@ -452,7 +451,7 @@ BAD = [
     ("chinese.txt", "狗在草地上".encode("utf-16"), {}, ["offset 0", "utf-16"]),
     ("wide.txt", "a dog runs".encode("utf-16"), {}, ["binary", "utf-16"]),
     ("wide-le.txt", ("a dog runs\n" * 9).encode("utf-16-le"), {}, ["binary", "utf-16"]),
-    ("photo.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff", {}, ["binary"]),
+    ("photo.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff", {}, ["a photo (PNG)"]),
     ("noise.txt", random.Random(0).randbytes(9000), {}, ["binary"]),
     ("noise2.txt", random.Random(0).randbytes(9000), {"encoding": "latin-1"}, ["binary"]),
     ("corpus.docx", "text", {}, ["no .docx corpus", ".jsonl"]),

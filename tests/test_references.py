@@ -249,6 +249,13 @@ def test_printed_captions_are_candidates(
         assert len(candidates.notes) == 1
 
 
+def test_a_column_without_a_name_is_no_error_column(tmp_path: Path) -> None:
+    """As pandas writes its index."""
+    path = tmp_path / "c.csv"
+    path.write_text(",image_id,caption\n0,a.jpg,a dog\n1,b.jpg,a cat\n")
+    assert load_candidates(path) == [("a.jpg", "a dog"), ("b.jpg", "a cat")]
+
+
 def test_lines_beside_photos(tmp_path: Path) -> None:
     path = _write(tmp_path, "c.txt", "a dog\n\n\u200b\na cat\n")
     candidates = load_candidates(path, photos=[Path("a.jpg"), "b.jpg", "c.jpg", "d.jpg"])

@@ -112,6 +112,14 @@ class TestNames:
         assert b"Traceback" not in done.stderr
         assert b"\\u732b.jpg" in done.stdout or "猫.jpg".encode() in done.stdout
 
+    def test_no_word_between_colons_becomes_an_emoji(
+        self, tmp_path: Path, photos: list[Path], run: Path, run_cli: RunCli
+    ) -> None:
+        assert "none:dog:.jpg: no such" in run_cli("caption", "none:dog:.jpg", "-w", run).stderr
+        photo = tmp_path / "a:dog:.jpg"
+        shutil.copy(photos[0], photo)
+        assert "a:dog:.jpg" in run_cli("caption", photo, "-w", run).stdout
+
     def test_composed_and_decomposed_names_are_one(
         self, tmp_path: Path, photos: list[Path], run: Path, run_cli: RunCli
     ) -> None:
@@ -162,6 +170,28 @@ class TestStreams:
         assert done.returncode == 2
         assert done.stderr == b"error: standard output: No space left on device\n"
 
+    @pytest.mark.parametrize(
+        ("command", "code"),
+        [("inspect $1", 0), ("inspect $1/none.h5", 2), ("bogus", 2), ("caption none.jpg", 2)],
+    )
+    def test_full_standard_error_changes_no_exit_code(
+        self, run: Path, command: str, code: int
+    ) -> None:
+        assert shell(f"syntic {command} 2> /dev/full", run).returncode == code
+
+    def test_full_standard_error_stops_no_stage(self, run: Path, photos: list[Path]) -> None:
+        done = shell('syntic caption "$1" -w "$2" -f txt 2> /dev/full', photos[0], run)
+        assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
+
+    def test_no_warnings_of_libraries(self, tmp_path: Path, run: Path) -> None:
+        from PIL import Image
+
+        photo = tmp_path / "exif.jpg"
+        odd = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0\xff\xff\xff\xff\x09\0\0\0"
+        Image.new("RGB", (60, 40), "red").save(photo, exif=odd)
+        done = shell('syntic caption "$1" -w "$2" -q', photo, run)
+        assert (done.returncode, done.stderr) == (0, b"")
+
     @pytest.mark.parametrize("form", ["table", "json"])
     def test_a_reader_that_goes_away(self, run: Path, form: str) -> None:
         line = 'syntic inspect "$1" -f $2 | true; echo "${PIPESTATUS[0]}"'
@@ -181,6 +211,71 @@ class TestOutputs:
         assert result.exit_code == 2
         assert "an artifact is HDF5, so name it .h5" in result.stderr
         assert not (run / name).exists()
+
+    @pytest.mark.parametrize(
+        ("stage", "place"),
+        [
+            ("encode", "synthetic.h5"),
+            ("detect", "synthetic.h5"),
+            ("project", "optimized.h5"),
+            ("train", "projected.h5"),
+            ("optimize", "captions.h5"),
+        ],
+    )
+    @pytest.mark.parametrize("more", [(), ("--force",)], ids=["", "forced"])
+    def test_no_stage_replaces_what_another_made(
+        self, run: Path, run_cli: RunCli, stage: str, place: str, more: tuple[str, ...]
+    ) -> None:
+        before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+        result = run_cli(stage, "-w", run, "-o", run / place, *more)
+        assert result.exit_code == 2
+        assert f"`syntic {stage}` does not replace" in result.stderr
+        assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+    def test_a_link_to_what_another_made_is_followed(
+        self, tmp_path: Path, run: Path, run_cli: RunCli
+    ) -> None:
+        link = tmp_path / "elsewhere.h5"
+        link.symlink_to(run / "synthetic.h5")
+        result = run_cli("encode", "-w", run, "-o", link, "--force")
+        assert (result.exit_code, link.is_symlink()) == (2, True)
+        assert "holds what `syntic synthesize` wrote" in result.stderr
+
+    def test_a_file_of_somebody_else_is_not_replaced(
+        self, tmp_path: Path, run: Path, photos: list[Path], run_cli: RunCli
+    ) -> None:
+        import h5py
+
+        photo, foreign = tmp_path / "photo", tmp_path / "foreign.h5"
+        shutil.copy(photos[0], photo)
+        with h5py.File(foreign, "w") as file:
+            file["data"] = 1
+        for place in (photo, foreign):
+            before = place.read_bytes()
+            result = run_cli("caption", photos[0], "-w", run, "-o", place, "--force")
+            assert result.exit_code == 2
+            assert "holds what syntic has not written" in result.stderr
+            assert place.read_bytes() == before
+
+    def test_a_damaged_artifact_is_replaced(self, run: Path, run_cli: RunCli) -> None:
+        for damaged in (b"", b"not HDF5 any more"):
+            (run / "optimized.h5").write_bytes(damaged)
+            assert run_cli("optimize", "-w", run, "--force").exit_code == 0
+
+    def test_a_name_too_long_for_its_shards(self, run: Path, run_cli: RunCli) -> None:
+        names = sorted(path.name for path in run.iterdir())
+        result = run_cli("optimize", "-w", run, "-o", run / f"{'é' * 120}.h5")
+        assert result.exit_code == 2
+        assert "a name of more than 200 bytes" in result.stderr
+        assert sorted(path.name for path in run.iterdir()) == names
+
+    def test_a_stage_that_fails_at_once_sets_no_preset(
+        self, tmp_path: Path, corpus_file: Path, run_cli: RunCli
+    ) -> None:
+        new = tmp_path / "new"
+        command = ("synthesize", corpus_file, "--preset", "tiny", "--model", "/no/such/model")
+        assert run_cli(*command, "-w", new).exit_code == 2
+        assert not (new / "workspace.json").exists()
 
     def test_an_empty_name(self, run: Path, photos: list[Path], run_cli: RunCli) -> None:
         for command in (["caption", photos[0]], ["encode"], ["project"], ["train"]):

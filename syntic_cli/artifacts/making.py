@@ -14,14 +14,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .. import console
-from ..errors import ConflictError, SynticError
+from ..errors import ConflictError, DamagedError, SynticError
 from ..settings import Run
-from .reading import Artifact
+from .reading import Artifact, written_by
 from .recipe import Recipe
 from .shards import Draft
-from .workspace import remember_preset
+from .workspace import preset_remembered
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", "")
+# File systems take names of 255 bytes; those of shards and kept artifacts are up to 50 longer.
+LONGEST_NAME = 200
 LOCK = ".syntic.lock"
 OWNER = ".syntic.lock.owner"
 
@@ -65,15 +67,20 @@ def making(
             f"--output {path}: an artifact is HDF5, so name it .h5; other formats are printed "
             f"(--format json > {path.with_suffix('.json').name})"
         )
-    with locked(path.parent):
-        fate = None if run.force or not path.exists() else _fate(path, recipe, earlier)
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise SynticError(
+            f"--output {path}: a name of more than {LONGEST_NAME} bytes; give a shorter one"
+        )
+    with locked(path.parent), preset_remembered(path.parent) as remember:
+        _refuse_to_replace(path, recipe.stage)
+        fate = _fate(path, recipe, earlier, force=run.force) if path.exists() else None
         keep_as = _kept_name(path) if fate and fate.keep and run.keep else None
         draft = Draft(
             path,
             recipe,
             force=run.force,
             retry_failed=run.retry_failed,
-            same_rows=fate.same_rows if fate else None,
+            same_rows=fate.same_rows if fate and not run.force else None,
             keep_as=keep_as,
         )
         if draft.up_to_date:
@@ -81,7 +88,7 @@ def making(
             more = failed if draft.failed else ""
             console.note(f"{recipe.stage}: {path} is up to date{more}", quiet=run.quiet)
         elif run.preset is not None:
-            remember_preset(path.parent, run.preset)
+            remember(run.preset)
         yield draft
         if keep_as is not None and keep_as.exists():
             console.note(
@@ -92,13 +99,43 @@ def making(
                 old.unlink(missing_ok=True)
 
 
+def _refuse_to_replace(path: Path, stage: str) -> None:
+    """Refuse a place that holds anything but an artifact of the stage: --force makes that again,
+    and what it was made from, or a file of somebody else, must not be lost by a wrong name.
+
+    Raises:
+        ConflictError: naming what is there.
+    """
+    if not path.is_file():
+        return
+    there = written_by(path)
+    # Damaged, as far as the name tells; without .h5 it may be a photo or a corpus.
+    if there is None and (path.suffix or not path.stat().st_size):
+        return
+    if there != stage:
+        held = f"what `syntic {there}` wrote" if there else "what syntic has not written"
+        raise ConflictError(
+            f"{path}: holds {held}, which `syntic {stage}` does not replace, --force or not; "
+            "give --output another name"
+        )
+
+
 def _fate(
-    path: Path, recipe: Recipe, earlier: Callable[[Artifact], Earlier | None] | None
+    path: Path,
+    recipe: Recipe,
+    earlier: Callable[[Artifact], Earlier | None] | None,
+    *,
+    force: bool,
 ) -> Earlier | None:
     if earlier is None:
         return None
-    with Artifact(path, recipe.stage) as existing:
-        return None if existing.fingerprint == recipe.fingerprint else earlier(existing)
+    try:
+        with Artifact(path, recipe.stage) as existing:
+            return None if existing.fingerprint == recipe.fingerprint else earlier(existing)
+    except DamagedError:
+        if force:
+            return None
+        raise
 
 
 def _kept_name(path: Path) -> Path:

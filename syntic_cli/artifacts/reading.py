@@ -265,6 +265,20 @@ class Artifact:
             raise OSError(f"checksum of row {start + int(wrong[0])} does not match")
 
 
+def written_by(path: Path) -> str | None:
+    """The stage that wrote a file, as its header says, unchecked.
+
+    Returns:
+        The stage; an empty text for HDF5 that syntic has not written; None where the file is no
+        readable HDF5.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("stage", ""))
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError):
+        return None
+
+
 def _unscaled(dataset: h5py.Dataset, start: int, stop: int | None) -> np.ndarray:
     """Rows of a dataset; integers with a `scale` a row (a packed captioner's) become floats."""
     values = np.asarray(dataset[start:stop] if dataset.ndim else dataset[()])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import DamagedError, MissingError, StaleError, SynticError
@@ -88,8 +90,23 @@ def begun(workspace: Path) -> bool:
     return any(workspace.glob("*.h5*"))
 
 
-def remember_preset(workspace: Path, preset: str) -> None:
-    """Set the workspace's preset, unless a stage that wrote something has."""
-    if remembered_preset(workspace) is None or not begun(workspace):
-        with atomic_path(workspace / SETTINGS) as temporary:
-            temporary.write_text(json.dumps({"preset": preset}) + "\n", encoding="utf-8")
+@contextmanager
+def preset_remembered(workspace: Path) -> Iterator[Callable[[str], None]]:
+    """Give what sets the workspace's preset, unless a stage that wrote something has.
+
+    A stage that fails before it has written anything leaves no preset behind.
+    """
+    path = workspace / SETTINGS
+    is_new = not path.exists()
+
+    def remember(preset: str) -> None:
+        if remembered_preset(workspace) is None or not begun(workspace):
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps({"preset": preset}) + "\n", encoding="utf-8")
+
+    try:
+        yield remember
+    except BaseException:
+        if is_new and not begun(workspace):
+            path.unlink(missing_ok=True)
+        raise

@@ -370,6 +370,8 @@ def _others(
 def _file_input(kind: str, path: Path) -> Input:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise MissingError(f"{path}: no such file; check the name") from error
     except OSError as error:
-        raise SynticError(f"{path}: cannot be read ({error.strerror})") from error
+        raise SynticError(f"{path}: cannot be read ({error.strerror}); name another") from error
     return Input(kind, digest, str(path))

@@ -91,6 +91,11 @@ def optimize(
             refined, losses = _refine(
                 images[rows], own, settings, seed=seed, run=run, checkpoint=draft.checkpoint()
             )
+            if not np.isfinite(refined).all():
+                raise SynticError(
+                    f"{OPTIMIZE.name}: the features are no longer finite; give a smaller --lr and "
+                    "--force"
+                )
             accuracy = [_retrieval(f, own, seed) for f in (images[rows], refined)]
             images[rows] = refined
             draft.finish(

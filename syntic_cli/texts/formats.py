@@ -32,13 +32,29 @@ _OTHER_COLUMNS = frozenset(
 # A photo and its text in a line, as in Flickr's .token files: 1000.jpg#0, a tab, the text.
 _TOKEN = re.compile(r"(.+?)#\d+\t(.*)")
 # The same with any separator, where the name ends as those of photos do.
-_PHOTO = r"\.(?:jpe?g|png|webp|gif|bmp|tiff?)"
-_NAMED = re.compile(rf"(.+?{_PHOTO})(?:#\d+)?(?:\s*[\t,;|]\s*|\s+)(\S.*)", re.IGNORECASE)
+_PHOTO = r"\.(?:jpe?g|jfif|png|webp|gif|bmp|tiff?|hei[cf]|avif|jp2)"
+_NAMED = re.compile(rf"(.+?{_PHOTO})(?:#\d+)?(?:\s*[\t,;|:]\s*|\s+)(\S.*)", re.IGNORECASE)
 _PHOTO_ALONE = re.compile(rf"\S+{_PHOTO}\s*", re.IGNORECASE)
+# Lines that all end so are names, blanks within them or not.
+_PHOTO_LAST = re.compile(rf".+{_PHOTO}\s*", re.IGNORECASE)
 # JSON: an object's key comes first, or a list of strings.
 _JSON = re.compile(r'(?:\[\s*)?\{\s*"[^"\n]+"\s*:|\[\s*"(?:[^"\\\n]|\\.)*"\s*,\s*"')
-_MARKUP = ("<!doctype", "<html", "<?xml")
-_GIT_LFS = "version https://git-lfs.github.com/spec/"
+# How other things begin that are text as far as their characters go.
+_NO_TEXTS = {
+    re.compile(r"<!doctype|<html|<\?xml", re.IGNORECASE): (
+        "a web page or XML, not texts: download the file itself"
+    ),
+    re.compile(r"version https://git-lfs\.github\.com/spec/"): (
+        "what Git LFS left in a file's place: run `git lfs pull`"
+    ),
+    re.compile(r"\{\\rtf|%PDF-|%!PS"): ("a document, not texts: save it as plain text"),
+    re.compile(r"(?:\d+\n)?\d\d:\d\d:\d\d[,.]\d{3} --> |WEBVTT\b"): (
+        "subtitles, not texts: take their texts out, a line each"
+    ),
+    re.compile(r"\x1b(?:\$[@B(]|\([BIJ])|[^\n]*\x1b\$[@B]"): (
+        "not UTF-8: say --encoding iso2022_jp (or what it is)"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,9 @@ def sniffed(file: TextFile, what: str, texts: Collection[str]) -> tuple[Format, 
             " (also with .gz), or plain text by `-`; convert or rename it"
         )
     start = file.head.lstrip("\ufeff \t\n")
-    _refuse_other_things(file.name, start)
+    for pattern, reason in _NO_TEXTS.items():
+        if pattern.match(start):
+            raise SynticError(f"{file.name} is {reason}")
     if kind in ("json", "jsonl"):
         return Format(_json_kind(start, file, kind)), []
     if kind in ("csv", "tsv"):
@@ -88,13 +106,6 @@ def sniffed(file: TextFile, what: str, texts: Collection[str]) -> tuple[Format, 
     if kind is None and start.startswith("{"):
         return Format(_json_kind(start, file, "json")), []
     return _sniffed_lines(file, start, {name.lower() for name in texts})
-
-
-def _refuse_other_things(name: str, start: str) -> None:
-    if start[:9].lower().startswith(_MARKUP):
-        raise SynticError(f"{name} is a web page or XML, not texts: download the file itself")
-    if start.startswith(_GIT_LFS):
-        raise SynticError(f"{name} is what Git LFS left in a file's place: run `git lfs pull`")
 
 
 def _json_kind(start: str, file: TextFile, named: str) -> str:
@@ -141,7 +152,8 @@ def _sniffed_lines(file: TextFile, start: str, texts: Collection[str]) -> tuple[
         if all(map(pattern.fullmatch, lines)) and (pattern is _TOKEN or len(lines) > 1):
             note = f"{file.name}: read as lines of a photo's name and a text"
             return Format("lines", line=pattern), [note]
-    if all(map(_PHOTO_ALONE.fullmatch, lines)):
+    listed = _PHOTO_LAST if len(lines) > 1 else _PHOTO_ALONE
+    if all(map(listed.fullmatch, lines)):
         raise SynticError(f"{file.name} lists photos, not texts: name the file of their captions")
     notes = []
     if len(lines) > 2 and all("\t" in line.strip() for line in lines):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -304,19 +304,19 @@ class Texts:
             usual=self.format.delimiter,
             rest_in=wanted.texts if self.format.unquoted else (),
         )
-        first, names = next(((number, cells) for number, cells in rows if cells), (1, []))
-        header: dict[str, int] = {}
-        for at, name in enumerate(names):
-            header.setdefault(name.strip(), at)
+        first, cells = next(((number, cells) for number, cells in rows if cells), (1, []))
+        names = [name.strip() for name in cells]
         if not names:
             return
-        text = header[self.fields.field(header, wanted.texts, first, wanted.hint)]
+        text = self._column(names, wanted.texts, first, wanted.hint)
         photo = split = error = None
         if wanted.photos:
-            photo = header[self.fields.field(header, wanted.photos, first, "name one so")]
-            error = header.get(find_key(header, ("error",)) or "")
+            photo = self._column(names, wanted.photos, first, "name one so")
+            # Not to be mixed up with a column without a name, such as that of pandas' index.
+            key = find_key(names, ("error",))
+            error = None if key is None else names.index(key)
         if wanted.split is not None:
-            split = header[self.fields.field(header, ("split",), first, "omit --split")]
+            split = self._column(names, ("split",), first, "omit --split")
         for number, cells in rows:
             if not any(cells):
                 yield Record(None, number=number)
@@ -333,6 +333,16 @@ class Texts:
                 error="" if error is None else cells[error],
                 number=number,
             )
+
+    def _column(self, names: list[str], fields: Sequence[str], number: int, hint: str) -> int:
+        """Where the first of these fields stands among the columns; there must be one alone."""
+        key = self.fields.field(names, fields, number, hint)
+        if names.count(key) > 1:
+            raise SynticError(
+                f"{self.place(number)}: more than one column is named `{shown(key)}`; rename all"
+                " but the right one"
+            )
+        return names.index(key)
 
 
 def _unquoted(text: str) -> str:

@@ -25,6 +25,17 @@ MOST_TIMES_PACKED, LEAST_UNPACKED = 50, 1 << 25
 # Characters in a line: of plain text, and of a format that marks where a text ends.
 MOST_IN_A_TEXT, MOST_IN_A_LINE = 1_000_000, 1 << 24
 
+# What files are whose first bytes say so.
+_KNOWN = {
+    b"\x89HDF": "HDF5, as artifacts are: name a text file",
+    b"PK\3\4": "a ZIP archive or a spreadsheet: unpack it, or save it as .csv",
+    b"PAR1": "Parquet: convert it to .csv or .jsonl",
+    b"\xff\xd8\xff": "a photo (JPEG): name a text file",
+    b"\x89PNG": "a photo (PNG): name a text file",
+    b"\xfd7zXZ": "packed by xz: unpack it",
+    b"BZh": "packed by bzip2: unpack it",
+}
+
 _BOM = "\ufeff"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -150,6 +161,9 @@ class TextFile:
     def _text_head(self) -> tuple[str, bool]:
         self._bytes.seek(0)
         head = self._read(HEAD)
+        for known, what in _KNOWN.items():
+            if head.startswith(known) and not head.isascii():
+                raise DamagedError(f"{self.name} is {what}")
         decoder = codecs.getincrementaldecoder(self.encoding)(errors="replace")
         try:
             start = io.IncrementalNewlineDecoder(decoder, translate=True).decode(head)

@@ -14,7 +14,8 @@ from .streams import MOST_IN_A_LINE
 DELIMITERS = (",", ";", "\t", "|")
 # Lines that a quoted cell of a tab-separated table may go on for.
 _MOST_LINES_IN_A_CELL = 100
-_SEP = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's own first line
+# Excel's own first line, which other programs fill up to the width of the table.
+_SEP = re.compile(r'"?sep=(.)"?[\s,;|]*', re.IGNORECASE)
 
 Row = tuple[int, list[str]]
 
