@@ -59,11 +59,12 @@ class ForeignFeatures(Artifact):
     """
 
     def _check(self, stages: Sequence[str]) -> None:
-        self.stage, self.columns = ENCODE.name, ENCODE.columns
+        # As in schema 1, row i of each dataset is pair i.
+        self.schema, self.stage, self.columns = 1, ENCODE.name, ENCODE.columns
         with self._reading("its datasets"):
             self._refuse_foreign(self._file, self.path.stat().st_size)
             self.attributes: dict[str, Any] = dict(self._file.attrs)
-            self.rows = self._same_rows()
+            self.rows = self.text_rows = self._same_rows()
             self._valid = self._valid_rows()
             self.fingerprint = _sha256(self.path)
         self._objects, self.failed, self.created = 0, 0, ""

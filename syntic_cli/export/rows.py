@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -29,7 +30,8 @@ _SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its number in the artifact, a file name for it, and what it holds.
+    """One row: its number in the artifact (of pairs and features that of the text), a file name for
+    it, and what it holds.
 
     image is the encoded image as it was stored, None where none was asked for; more has what
     differs from stage to stage.
@@ -49,6 +51,7 @@ class Source:
     artifact: Artifact
     left_out: Counter[str] = field(default_factory=Counter)
     _root: str | None = None
+    _image: np.ndarray | None = None
 
     @property
     def stage(self) -> str:
@@ -56,7 +59,7 @@ class Source:
 
     @property
     def rows(self) -> int:
-        return self.artifact.rows
+        return self.artifact.rows if self.stage == CAPTION.name else self.artifact.text_rows
 
     def read(self, start: int, stop: int, *, images: bool) -> Iterator[Row]:
         """Rows start to stop, a few in memory at a time; those that failed are left out.
@@ -76,31 +79,52 @@ class Source:
             yield from read(first, min(first + step, stop), images)
 
     def _synthetic(self, start: int, stop: int, images: bool) -> Iterator[Row]:
-        artifact = self.artifact
-        errors = artifact.column("error", start, stop)
-        flagged = artifact.numbers("flagged", start, stop)
-        seeds = artifact.numbers("seeds", start, stop).tolist()
-        texts = artifact.texts("captions", start, stop)
-        data = artifact.byte_strings("images", start, stop) if images else []
-        for at, text in enumerate(texts):
-            if errors[at] or flagged[at]:
-                self.left_out["failed" if errors[at] else "blanked"] += 1
+        artifact, owner = self.artifact, self._images_of(start, stop)
+        errors, flagged, seeds = (
+            _of_images(partial(artifact.column, name), owner)
+            for name in ("error", "flagged", "seeds")
+        )
+        data = _of_images(partial(artifact.byte_strings, "images"), owner) if images else {}
+        for at, text in enumerate(artifact.texts("captions", start, stop)):
+            own = int(owner[at])
+            if own < 0 or errors[own] or flagged[own]:
+                self.left_out[
+                    "of no image" if own < 0 else "failed" if errors[own] else "blanked"
+                ] += 1
                 continue
-            image = data[at] if images else None
+            image = data[own] if images else None
             name = f"{start + at:09d}{_suffix(image or b'')}"
-            yield Row(start + at, name, text, image, {"seed": seeds[at]})
+            yield Row(start + at, name, text, image, {"seed": int(seeds[own])})
 
     def _features(self, start: int, stop: int, images: bool) -> Iterator[Row]:
-        artifact = self.artifact
-        texts = artifact.texts("captions", start, stop)
-        valid = artifact.numbers("valid", start, stop)
-        vectors = {name: features(artifact, name, start, stop) for name in VECTORS[self.stage]}
-        for at, text in enumerate(texts):
-            if not valid[at]:
-                self.left_out["failed or blanked"] += 1
+        artifact, owner = self.artifact, self._images_of(start, stop)
+        texts = range(start, stop)
+        valid = _of_images(partial(artifact.numbers, "valid"), owner)
+        vectors = {
+            name: (
+                dict(zip(texts, features(artifact, name, start, stop), strict=True))
+                if artifact.columns[name].axis == "text"
+                else _of_images(partial(features, artifact, name), owner)
+            )
+            for name in VECTORS[self.stage]
+        }
+        for at, text in enumerate(artifact.texts("captions", start, stop)):
+            own = int(owner[at])
+            if own < 0 or not valid[own]:
+                self.left_out["of no image" if own < 0 else "failed or blanked"] += 1
                 continue
-            more = {name: values[at].astype(np.float32) for name, values in vectors.items()}
+            rows = {"text": start + at, "item": own}
+            more = {
+                name: values[rows[artifact.columns[name].axis]].astype(np.float32)
+                for name, values in vectors.items()
+            }
             yield Row(start + at, f"{start + at:09d}", text, None, more)
+
+    def _images_of(self, start: int, stop: int) -> np.ndarray:
+        """The image of each text, -1 for none."""
+        if self._image is None:
+            self._image = self.artifact.image()
+        return self._image[start:stop]
 
     def _captioned(self, start: int, stop: int, images: bool) -> Iterator[Row]:
         artifact = self.artifact
@@ -150,6 +174,15 @@ class Source:
                     raise SynticError(f"{self.artifact.path}: {error}; export each") from error
             self._root = folders.pop() if folders else "."
         return self._root
+
+
+def _of_images(read: Callable[[int, int], Any], owner: np.ndarray) -> dict[int, Any]:
+    """What a dataset has of some images, by their numbers; read at once where they follow on one
+    another, as those of a plain chain do."""
+    images = np.unique(owner[owner >= 0]).tolist()
+    if images and len(images) == images[-1] + 1 - images[0]:
+        return dict(zip(images, read(images[0], images[-1] + 1), strict=True))
+    return {image: read(image, image + 1)[0] for image in images}
 
 
 def _suffix(image: bytes) -> str:

@@ -57,8 +57,8 @@ def gather_corpus(path: Path) -> CorpusFacts:
     function_words = frozenset(_FUNCTION_WORDS.split())
     total = 0
     with Artifact(path) as artifact:
-        hashes = np.empty(artifact.rows, np.int64)
-        for start in range(0, artifact.rows, ROWS_AT_A_TIME):
+        hashes = np.empty(artifact.text_rows, np.int64)
+        for start in range(0, artifact.text_rows, ROWS_AT_A_TIME):
             texts = artifact.texts("captions", start, start + ROWS_AT_A_TIME)
             for row, text in enumerate(texts, start):
                 found = text.split()
@@ -78,9 +78,9 @@ def gather_corpus(path: Path) -> CorpusFacts:
         given = artifact.recipe.inputs.get("corpus")
         return CorpusFacts(
             source=given.file if given else "",
-            texts=artifact.rows,
+            texts=artifact.text_rows,
             lengths=[lengths[n] for n in range(max(lengths, default=0) + 1)],
-            mean_words=total / max(1, artifact.rows),
+            mean_words=total / max(1, artifact.text_rows),
             words=total,
             frequent=words.most_common(TOP_WORDS),
             duplicates=int((counts - 1).sum()),
