@@ -179,12 +179,16 @@ def _repeat(source: Path, target: Path, items: int) -> None:
         rows = np.resize(np.arange(artifact.rows), items)
         columns: dict[str, Values] = {}
         for name, column in artifact.columns.items():
+            if name not in artifact:
+                continue
             if name == "image":
                 columns[name] = np.arange(items)
             elif column.axis in ("item", "text"):
                 columns[name] = _at(artifact.column(name), rows)
             elif column.axis not in ("object", "offsets"):
                 columns[name] = artifact.column(name)
+        if "image" in columns:
+            columns["image"] = np.arange(items)
         if "offsets" in artifact.columns:
             columns |= _repeated_objects(artifact.objects(0, artifact.rows), rows)
         write_artifact(target, artifact.recipe, columns)

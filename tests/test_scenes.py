@@ -19,7 +19,9 @@ from syntic_cli.artifacts.records import image_of_texts, scenes
 from syntic_cli.artifacts.shards import Draft
 from syntic_cli.captioner import Captioner
 from syntic_cli.errors import DamagedError, Interrupted, SynticError
+from syntic_cli.export.rows import Source
 from syntic_cli.models.detector import NO_OBJECTS
+from syntic_cli.report.pairs import gather_pairs
 from syntic_cli.settings import CaptionSettings, Run, TrainSettings
 from syntic_cli.stages.compose import Extractive
 from syntic_cli.training_data import _retrieve
@@ -137,10 +139,57 @@ class TestCompose:
                 found.numbers("text_features"), before.numbers("text_features"), atol=1e-5
             )
 
+    def test_pairs_and_features_are_handed_on_by_texts(self, composed: Path) -> None:
+        with Artifact(composed / "synthetic.h5") as made:
+            image, images = made.image(), made.byte_strings("images")
+            rows = list(Source(made).read(0, Source(made).rows, images=True))
+            source = Source(made)
+            few = list(source.read(5, 20, images=False))
+        owned = np.flatnonzero(image >= 0).tolist()
+        assert [row.number for row in rows] == owned
+        assert [row.text for row in rows] == [CAPTIONS[row] for row in owned]
+        assert [row.image for row in rows] == [images[image[row]] for row in owned]
+        assert [row.number for row in few] == [row for row in owned if 5 <= row < 20]
+        assert sum(source.left_out.values()) == 15 - len(few)
+        for name, vectors in (
+            ("optimized.h5", ("image_features", "text_features")),
+            ("projected.h5", ("image_features", "projected")),
+        ):
+            with Artifact(composed / name) as made:
+                rows = list(Source(made).read(0, TEXTS, images=False))
+                assert [row.number for row in rows] == owned
+                for vector in vectors:
+                    places = owned if vector == "text_features" else image[owned]
+                    np.testing.assert_array_equal(
+                        [row.more[vector] for row in rows], made.numbers(vector)[places]
+                    )
+
+    def test_a_report_of_scenes(self, run: Path) -> None:
+        well("report", run)
+        pairs = gather_pairs(run, 200)
+        with Artifact(run / "optimized.h5") as made:
+            image, images = made.image(), made.numbers("image_features")
+            texts, count = made.numbers("text_features"), made.rows
+        with Artifact(run / "composed.h5") as made:
+            prompts = scenes(made).prompts
+        assert pairs.total == len(pairs.pairs) == count
+        for row, pair in enumerate(pairs.pairs):
+            assert pair.text == prompts[row]
+            wanted = (texts[image == row] @ images[row]).mean()
+            assert pair.after == pytest.approx(float(wanted), abs=1e-5)
+
     def test_options_of_a_corpus_are_refused(self, run: Path) -> None:
         result = run_in_process("synthesize", run / "composed.h5", "-w", run, "--sample", 0.5)
         assert result.exit_code == 2
         assert "options of `syntic compose`" in result.stderr
+
+    def test_how_long_its_images_will_take(self, run: Path) -> None:
+        """Nothing is written, and the images are as many as the scenes."""
+        before = sorted(run.iterdir())
+        result = well("synthesize", run / "composed.h5", "-w", run, "--dry-run")
+        assert sorted(run.iterdir()) == before
+        with Artifact(run / "synthetic.h5") as made:
+            assert str(made.rows) in result.stdout
 
     def test_scenes_made_anew_make_what_follows_stale(self, run: Path, corpus_file: Path) -> None:
         well("compose", corpus_file, *COMPOSE, "--seed", 3, "-w", run, "--force")

@@ -59,7 +59,7 @@ class ForeignFeatures(Artifact):
     """
 
     def _check(self, stages: Sequence[str]) -> None:
-        # Pair i is image i and text i, as it was in our first schema.
+        # As in schema 1, row i of each dataset is pair i.
         self.schema, self.stage, self.columns = 1, ENCODE.name, ENCODE.columns
         with self._reading("its datasets"):
             self._refuse_foreign(self._file, self.path.stat().st_size)

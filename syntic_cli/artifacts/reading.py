@@ -237,7 +237,7 @@ class Artifact:
 
     def image(self) -> np.ndarray:
         """The image of each text, (N,) int64, -1 for a text that has none."""
-        if "image" not in self._file:
+        if self.schema < self.columns["image"].since:
             return np.arange(self.rows)
         found = self.numbers("image")
         if len(found) and not -1 <= found.min() <= found.max() < self.rows:

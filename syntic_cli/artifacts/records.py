@@ -20,6 +20,8 @@ from .reading import Artifact, Values
 if TYPE_CHECKING:
     from PIL import Image
 
+ROWS_AT_A_TIME = 65536
+
 
 @dataclass(frozen=True)
 class DetectedObject:
@@ -104,7 +106,9 @@ def image_of_texts(pairs: Artifact) -> np.ndarray:
     image, valid = pairs.image(), pairs.numbers("valid")
     there = (image >= 0) & (valid[image] if len(valid) else False)
     if "text_features" in pairs:
-        there &= pairs.numbers("text_features").any(axis=1)
+        for start in range(0, len(image), ROWS_AT_A_TIME):
+            part = slice(start, start + ROWS_AT_A_TIME)
+            there[part] &= pairs.numbers("text_features", start, part.stop).any(axis=1)
     return np.where(there, image, -1)
 
 
@@ -113,7 +117,7 @@ def cosines_of_texts(pairs: Artifact) -> np.ndarray:
     image, texts = image_of_texts(pairs), pairs.numbers("text_features")
     images, found = pairs.numbers("image_features"), np.zeros(len(texts), np.float32)
     owned = np.flatnonzero(image >= 0)
-    for some in np.array_split(owned, 1 + len(owned) // 65536):
+    for some in np.array_split(owned, 1 + len(owned) // ROWS_AT_A_TIME):
         found[some] = np.einsum("nd,nd->n", images[image[some]], texts[some])
     return found
 
@@ -148,7 +152,7 @@ def scenes(composed: Artifact) -> Scenes:
     number = np.cumsum(good) - 1
     group = np.repeat(np.arange(len(groups)), counts)
     likeness = np.zeros(len(texts), np.float32)
-    for some in np.array_split(np.arange(len(texts)), 1 + len(texts) // 65536):
+    for some in np.array_split(np.arange(len(texts)), 1 + len(texts) // ROWS_AT_A_TIME):
         heads = groups[group[some], 0]
         likeness[some] = np.einsum("nd,nd->n", features[heads], features[texts[some]])
     # The last to be written stays: the most alike, and of equals the earlier group.

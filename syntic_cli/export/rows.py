@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -29,7 +30,8 @@ _SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its number in the artifact, a file name for it, and what it holds.
+    """One row: its number in the artifact (of pairs and features that of the text), a file name for
+    it, and what it holds.
 
     image is the encoded image as it was stored, None where none was asked for; more has what
     differs from stage to stage.
@@ -49,9 +51,7 @@ class Source:
     artifact: Artifact
     left_out: Counter[str] = field(default_factory=Counter)
     _root: str | None = None
-    _texts: dict[int, list[int]] | None = None
-    _image: tuple[np.ndarray, np.ndarray] | None = None
-    _held: dict[str, np.ndarray] = field(default_factory=dict)
+    _image: np.ndarray | None = None
 
     @property
     def stage(self) -> str:
@@ -59,8 +59,7 @@ class Source:
 
     @property
     def rows(self) -> int:
-        """Images of a synthetic artifact, texts of features, photos of captions."""
-        return self.artifact.text_rows if self.stage in VECTORS else self.artifact.rows
+        return self.artifact.rows if self.stage == CAPTION.name else self.artifact.text_rows
 
     def read(self, start: int, stop: int, *, images: bool) -> Iterator[Row]:
         """Rows start to stop, a few in memory at a time; those that failed are left out.
@@ -80,69 +79,52 @@ class Source:
             yield from read(first, min(first + step, stop), images)
 
     def _synthetic(self, start: int, stop: int, images: bool) -> Iterator[Row]:
-        artifact = self.artifact
-        errors = artifact.column("error", start, stop)
-        flagged = artifact.numbers("flagged", start, stop)
-        seeds = artifact.numbers("seeds", start, stop).tolist()
-        texts = artifact.column("prompts", start, stop)
-        data = artifact.byte_strings("images", start, stop) if images else []
-        for at, text in enumerate(texts):
-            if errors[at] or flagged[at]:
-                self.left_out["failed" if errors[at] else "blanked"] += 1
+        artifact, owner = self.artifact, self._images_of(start, stop)
+        errors, flagged, seeds = (
+            _of_images(partial(artifact.column, name), owner)
+            for name in ("error", "flagged", "seeds")
+        )
+        data = _of_images(partial(artifact.byte_strings, "images"), owner) if images else {}
+        for at, text in enumerate(artifact.texts("captions", start, stop)):
+            own = int(owner[at])
+            if own < 0 or errors[own] or flagged[own]:
+                self.left_out[
+                    "of no image" if own < 0 else "failed" if errors[own] else "blanked"
+                ] += 1
                 continue
-            image = data[at] if images else None
+            image = data[own] if images else None
             name = f"{start + at:09d}{_suffix(image or b'')}"
-            yield Row(
-                start + at, name, str(text), image, {"seed": seeds[at], **self._of(start + at)}
-            )
-
-    def _of(self, row: int) -> dict[str, Any]:
-        """The texts of an image that was made of a summary of them."""
-        if self._texts is None:
-            image = self.artifact.image()
-            order = np.argsort(image, kind="stable")
-            same = len(image) == self.rows and bool((image == np.arange(self.rows)).all())
-            self._texts = (
-                {}
-                if same
-                else {
-                    int(group[0]): texts.tolist() for group, texts in _groups(image[order], order)
-                }
-            )
-        texts = self._texts.get(row)
-        if texts is None:
-            return {}
-        return {"captions": [self.artifact.texts("captions", t, t + 1)[0] for t in texts]}
+            yield Row(start + at, name, text, image, {"seed": int(seeds[own])})
 
     def _features(self, start: int, stop: int, images: bool) -> Iterator[Row]:
-        artifact = self.artifact
-        texts = artifact.texts("captions", start, stop)
-        image, valid = self._images_of_texts()
-        own = image[start:stop]
-        vectors = {name: self._vectors(name, own, start, stop) for name in VECTORS[self.stage]}
-        for at, text in enumerate(texts):
-            if not valid[start + at]:
-                self.left_out["failed or blanked"] += 1
+        artifact, owner = self.artifact, self._images_of(start, stop)
+        texts = range(start, stop)
+        valid = _of_images(partial(artifact.numbers, "valid"), owner)
+        vectors = {
+            name: (
+                dict(zip(texts, features(artifact, name, start, stop), strict=True))
+                if artifact.columns[name].axis == "text"
+                else _of_images(partial(features, artifact, name), owner)
+            )
+            for name in VECTORS[self.stage]
+        }
+        for at, text in enumerate(artifact.texts("captions", start, stop)):
+            own = int(owner[at])
+            if own < 0 or not valid[own]:
+                self.left_out["of no image" if own < 0 else "failed or blanked"] += 1
                 continue
-            more = {name: values[at].astype(np.float32) for name, values in vectors.items()}
+            rows = {"text": start + at, "item": own}
+            more = {
+                name: values[rows[artifact.columns[name].axis]].astype(np.float32)
+                for name, values in vectors.items()
+            }
             yield Row(start + at, f"{start + at:09d}", text, None, more)
 
-    def _images_of_texts(self) -> tuple[np.ndarray, np.ndarray]:
-        """The image of each text, and which texts have a valid one."""
+    def _images_of(self, start: int, stop: int) -> np.ndarray:
+        """The image of each text, -1 for none."""
         if self._image is None:
-            image = self.artifact.image()
-            self._image = image, (image >= 0) & self.artifact.numbers("valid").astype(bool)[image]
-        return self._image
-
-    def _vectors(self, name: str, image: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """Vectors of texts start to stop, or of their images, (n, d)."""
-        if self.artifact.columns[name].axis == "text":
-            return features(self.artifact, name, start, stop)
-        if len(image) and np.array_equal(image, np.arange(start, start + len(image))):
-            return features(self.artifact, name, start, stop)
-        if name not in self._held:  # images in another order than their texts
-            self._held[name] = features(self.artifact, name)
-        return self._held[name][np.maximum(image, 0)]
+            self._image = self.artifact.image()
+        return self._image[start:stop]
 
     def _captioned(self, start: int, stop: int, images: bool) -> Iterator[Row]:
         artifact = self.artifact
@@ -194,10 +176,13 @@ class Source:
         return self._root
 
 
-def _groups(keys: np.ndarray, values: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Values of each key, keys being sorted."""
-    cuts = np.flatnonzero(np.diff(keys)) + 1
-    return zip(np.split(keys, cuts), np.split(values, cuts), strict=True)
+def _of_images(read: Callable[[int, int], Any], owner: np.ndarray) -> dict[int, Any]:
+    """What a dataset has of some images, by their numbers; read at once where they follow on one
+    another, as those of a plain chain do."""
+    images = np.unique(owner[owner >= 0]).tolist()
+    if images and len(images) == images[-1] + 1 - images[0]:
+        return dict(zip(images, read(images[0], images[-1] + 1), strict=True))
+    return {image: read(image, image + 1)[0] for image in images}
 
 
 def _suffix(image: bytes) -> str:

@@ -11,13 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..artifacts.reading import Artifact
-from ..artifacts.records import (
-    DetectedObject,
-    cosines_of_texts,
-    image_of_texts,
-    named_objects,
-    read_image,
-)
+from ..artifacts.records import DetectedObject, image_of_texts, named_objects, read_image
 from ..errors import SynticError
 from ..schema import DETECT, ENCODE, OPTIMIZE, SYNTHESIZE
 from .thumbnails import Thumbnail, thumbnail
@@ -128,27 +122,26 @@ def _of_these_images(path: Path, stage: str, images: Artifact) -> Artifact | Non
 
 
 def _cosines(artifact: Artifact) -> np.ndarray:
-    """The cosine of each image to its own text (the mean of several), (G,); NaN where the pair is
-    not valid."""
-    found = np.full(artifact.rows, np.nan, np.float32)
-    image = artifact.image()
-    if not np.array_equal(image, np.arange(artifact.rows)):
-        own, cosines = image_of_texts(artifact), cosines_of_texts(artifact)
-        counts = np.bincount(own[own >= 0], minlength=artifact.rows)
-        totals = np.bincount(own[own >= 0], cosines[own >= 0], minlength=artifact.rows)
-        found[counts > 0] = (totals[counts > 0] / counts[counts > 0]).astype(np.float32)
-        return found
-    for start in range(0, artifact.rows, ROWS_AT_A_TIME):
-        stop = min(start + ROWS_AT_A_TIME, artifact.rows)
-        images, texts = (
-            artifact.numbers(name, start, stop).astype(np.float32)
-            for name in ("image_features", "text_features")
-        )
+    """The mean cosine of each image to its own texts, (G,); NaN where there is no valid one."""
+    owner = image_of_texts(artifact)
+    sums, counts = np.zeros(artifact.rows), np.zeros(artifact.rows)
+    for start in range(0, len(owner), ROWS_AT_A_TIME):
+        owned = start + np.flatnonzero(owner[start : start + ROWS_AT_A_TIME] >= 0)
+        if not len(owned):
+            continue
+        # In the plain chain texts and their images are the same few rows.
+        which = owner[owned]
+        first, last = int(which.min()), int(which.max()) + 1
+        images = artifact.numbers("image_features", first, last)[which - first].astype(np.float32)
+        texts = artifact.numbers("text_features", start, start + ROWS_AT_A_TIME)[owned - start]
         lengths = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)
-        valid = artifact.numbers("valid", start, stop).astype(bool) & (lengths > 0)
-        dots = (images * texts).sum(axis=1)
-        found[start:stop] = np.where(valid, dots / np.where(valid, lengths, 1), np.nan)
-    return found
+        there = lengths > 0
+        dots = (images * texts.astype(np.float32)).sum(axis=1)
+        np.add.at(sums, which[there], dots[there] / lengths[there])
+        np.add.at(counts, which[there], 1)
+    means = np.full(artifact.rows, np.nan, np.float32)
+    np.divide(sums, counts, out=means, where=counts > 0, casting="unsafe")
+    return means
 
 
 def _chosen(cosines: Mapping[str, np.ndarray], rows: int, items: int) -> dict[int, list[str]]:
