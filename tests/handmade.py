@@ -47,6 +47,8 @@ def write_pairs(folder: Path, texts: Sequence[str] = TEXTS, *, seed: int = 0) ->
         ),
         {
             "captions": list(texts),
+            "image": np.arange(rows),
+            "prompts": list(texts),
             "images": images,
             "seeds": np.arange(100, 100 + rows, dtype=np.uint64),
             "flagged": flagged,
@@ -79,6 +81,7 @@ def write_pairs(folder: Path, texts: Sequence[str] = TEXTS, *, seed: int = 0) ->
             recipe,
             {
                 "captions": list(texts),
+                "image": np.arange(rows),
                 "image_features": features.astype(np.float32),
                 "text_features": text_features.astype(np.float32),
                 "valid": ~flagged & (np.arange(rows) != FAILED),

@@ -68,6 +68,8 @@ class Waiting:
         rows = range(first, first + len(results))
         return {
             "captions": [f"row {row}" for row in rows],
+            "prompts": [f"row {row}" for row in rows],
+            "image": np.array(rows),
             "images": [
                 b"" if isinstance(found, SynticError) else bytes([row % 251]) * self.image_bytes
                 for row, found in zip(rows, results, strict=True)

@@ -284,6 +284,8 @@ def write_many(path: Path, rows: int, image: bytes) -> Path:
         Recipe("synthesize", {"rows": rows}),
         {
             "captions": [f"Text number {row} ." for row in range(rows)],
+            "prompts": [f"Text number {row} ." for row in range(rows)],
+            "image": np.arange(rows),
             "images": [image[: len(image) - row % 7] for row in range(rows)],
             "seeds": np.arange(rows, dtype=np.uint64),
             "flagged": np.zeros(rows, bool),

@@ -759,6 +759,8 @@ def test_byte_strings_of_any_lengths_are_written(tmp_path: Path, images: list[by
             shard * number,
             {
                 "captions": ["a text"] * number,
+                "prompts": ["a text"] * number,
+                "image": shard * number + np.arange(number),
                 "images": images,
                 "seeds": np.zeros(number, np.uint64),
                 "flagged": np.zeros(number, bool),

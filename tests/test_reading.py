@@ -14,7 +14,6 @@ import pytest
 
 from syntic_cli.artifacts.reading import Artifact
 from syntic_cli.artifacts.recipe import Recipe
-from syntic_cli.artifacts.shards import Draft
 from syntic_cli.errors import DamagedError, MissingError
 from syntic_cli.schema import STAGES
 
@@ -141,26 +140,6 @@ def test_a_setting_of_a_newer_decoder(run: Path, run_cli: RunCli, photos: list[P
     message = refused(run_cli, "caption", photos[0], "-w", run, "--force")
     assert "has a setting that this syntic does not know" in message
     assert "upgrade syntic" in message
-
-
-@pytest.mark.parametrize("data", [b"abcd", b""])
-def test_byte_strings_of_one_length(tmp_path: Path, data: bytes) -> None:
-    """As where every image of a shard failed, or all are alike."""
-    draft = Draft(tmp_path / "synthetic.h5", Recipe("synthesize", {}))
-    for start in (0, 3):
-        draft.commit(
-            start,
-            {
-                "captions": ["a", "b", "c"],
-                "images": [data] * 3,
-                "seeds": np.arange(3, dtype=np.uint64),
-                "flagged": np.zeros(3, bool),
-                "error": [""] * 3,
-            },
-        )
-    draft.finish()
-    with Artifact(tmp_path / "synthetic.h5") as artifact:
-        assert artifact.byte_strings("images") == [data] * 6
 
 
 def test_small_artifacts_are_small(run: Path) -> None:
