@@ -15,14 +15,12 @@ import pytest
 from syntic_cli.artifacts.reading import Artifact
 from syntic_cli.artifacts.recipe import Recipe
 from syntic_cli.errors import DamagedError, MissingError
-from syntic_cli.schema import STAGES
 
 from . import faults, fuzz
 from .conftest import RunCli
 from .fuzz import rewrite
 
 pytestmark = pytest.mark.timeout(280)
-FILES = [stage.file for stage in STAGES.values() if stage.name != "evaluate"]
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def run(tmp_path: Path, finished: Path) -> Iterator[Path]:
     """A workspace of one's own with every artifact, to be tampered with."""
     workspace = tmp_path / "run"
     workspace.mkdir()
-    for name in (*FILES, "workspace.json"):
+    for name in (*fuzz.READERS, "workspace.json"):
         shutil.copy(finished / name, workspace)
     yield workspace
     shutil.rmtree(workspace)

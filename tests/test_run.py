@@ -30,7 +30,7 @@ def test_it_does_what_the_stages_do(
     result = run_cli(*command, "--preset", micro_preset, "--shard-size", 16)
     assert result.exit_code == 0, result.stderr
     for stage in STAGES.values():
-        if stage.name != "evaluate":
+        if (finished / stage.file).exists():
             one, other = (faults.contents(f / stage.file) for f in (workspace, finished))
             assert one == other, stage.name
     assert photos[0].name in result.stdout
