@@ -42,6 +42,18 @@ def coco128(data: Path, half: str) -> list[Photo]:
     return photos[0 if half == "train" else 1 :: 2]
 
 
+def coco(data: Path, split: str) -> list[Photo]:
+    """The photos of COCO's selection (`train` or `dev`), in the order of captions.csv."""
+    return _read_photos(data / "coco", split)
+
+
+def scoring_ids(data: Path) -> set[int]:
+    """COCO's numbers of the photos that score: none of their captions is trained on."""
+    held_back = (data / "coco" / "held_back_ids.txt").read_text().split()
+    photos = coco(data, "dev") + coco128(data, "score")
+    return {int(number) for number in held_back} | {int(photo.path.stem) for photo in photos}
+
+
 def half_b(data: Path) -> set[int]:
     """The rows of Flickr8k's training photos whose captions serve as texts in the ablation."""
     order = np.random.RandomState(0).permutation(len(flickr8k(data, "train")))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from data import COCO_NAMES, Photo, coco128, coco_boxes, flickr8k
+from data import COCO_NAMES, Photo, coco, coco128, coco_boxes, flickr8k
 from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -76,8 +76,22 @@ def true_names(photos: list[Photo]) -> Tensor:
 
 
 def measure_dual_encoder(data: Path, folder: Path, device: str) -> None:
-    """Retrieval on Flickr8k dev; zero-shot naming on the scoring half of coco128."""
-    encoder, photos = DualEncoder(folder, device), flickr8k(data, "dev")
+    """Retrieval on both sets of dev photos; zero-shot naming on the scoring half of coco128."""
+    encoder = DualEncoder(folder, device)
+    for title, photos in (("Flickr8k dev", flickr8k(data, "dev")), ("COCO dev", coco(data, "dev"))):
+        print(title)
+        measure_retrieval(encoder, photos)
+    scoring = [photo for photo in coco128(data, "score") if len(coco_boxes(photo))]
+    names, right = encoder.texts([PROMPT.format(n) for n in COCO_NAMES]), true_names(scoring)
+    similarity = encoder.images(read_images([photo.path for photo in scoring])) @ names.T
+    precision = average_precision(similarity, right)
+    print(f"coco128, 80 names: first right {recall(similarity, right, 1):.1f}", end="  ")
+    print(f"one of five right {recall(similarity, right, 5):.1f}  mean AP {precision:.1f}")
+    measure_samples(encoder)
+
+
+def measure_retrieval(encoder: DualEncoder, photos: list[Photo]) -> None:
+    """How often a photo finds one of its captions among all, and a caption its photo."""
     owner = torch.tensor([i for i, photo in enumerate(photos) for _ in photo.captions])
     images = encoder.images(read_images([photo.path for photo in photos]))
     texts = encoder.texts([caption for photo in photos for caption in photo.captions])
@@ -87,13 +101,6 @@ def measure_dual_encoder(data: Path, folder: Path, device: str) -> None:
         ("text to photo", texts @ images.T, right.T),
     ):
         print(name, *(f"R@{k} {recall(similarity, matches, k):.1f}" for k in (1, 5, 10)))
-    scoring = [photo for photo in coco128(data, "score") if len(coco_boxes(photo))]
-    names, right = encoder.texts([PROMPT.format(n) for n in COCO_NAMES]), true_names(scoring)
-    similarity = encoder.images(read_images([photo.path for photo in scoring])) @ names.T
-    precision = average_precision(similarity, right)
-    print(f"coco128, 80 names: first right {recall(similarity, right, 1):.1f}", end="  ")
-    print(f"one of five right {recall(similarity, right, 5):.1f}  mean AP {precision:.1f}")
-    measure_samples(encoder)
 
 
 def measure_samples(encoder: DualEncoder) -> None:

@@ -1,10 +1,10 @@
-"""Scores a captioner on real photos: Flickr8k's dev photos and the scoring half of coco128."""
+"""Scores a captioner on real photos: both sets of dev photos and the scoring half of coco128."""
 
 import argparse
 import time
 from pathlib import Path
 
-from data import Photo, coco128, flickr8k
+from data import Photo, coco, coco128, flickr8k
 
 from syntic_cli import Captioner
 from syntic_cli.metrics import score
@@ -28,7 +28,9 @@ def score_photos(captioner: Captioner, photos: list[Photo], name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with flickr8k/, coco128/")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with flickr8k/, coco/, coco128/"
+    )
     parser.add_argument("--captioner", type=Path, help="captioner.h5, if not the shipped one")
     arguments = parser.parse_args()
     settings = resolve(CaptionSettings, load_preset("tiny"))
@@ -36,6 +38,7 @@ def main() -> None:
     print(f"| photos | {' | '.join(METRICS)} | photos a second |")
     print("|---" * (len(METRICS) + 2) + "|")
     score_photos(captioner, flickr8k(arguments.data, "dev"), "Flickr8k dev")
+    score_photos(captioner, coco(arguments.data, "dev"), "COCO dev")
     score_photos(captioner, coco128(arguments.data, "score"), "coco128, scoring half")
 
 
