@@ -11,7 +11,7 @@ import numpy as np
 from . import console
 from .artifacts.reading import Artifact, Values
 from .artifacts.records import features, image_of_texts, support_set
-from .errors import SynticError
+from .errors import DamagedError, SynticError
 from .method.ragged import Ragged, join, take
 from .schema import TRAIN
 from .settings import EncodeSettings, Run, TrainSettings
@@ -93,6 +93,11 @@ def read_training_data(
     pairs = inputs["projected"]
     image = image_of_texts(pairs)
     valid = _enough(pairs, image, run)
+    if pairs.shape("projected") != pairs.shape("image_features"):
+        raise DamagedError(
+            f"{pairs.path}: 'projected' is not as wide as 'image_features'; make it again with "
+            "`syntic project --force`"
+        )
     captions = pairs.texts("captions")
     image, captions = image[valid], [captions[row] for row in valid]
     images = features(pairs, "image_features")[image]

@@ -163,6 +163,8 @@ def _write_images(path: Path) -> None:
         0,
         {
             "captions": [f"a dog number {row} runs in the snow" for row in range(PAIRS)],
+            "image": np.arange(PAIRS),
+            "prompts": [f"a dog number {row} runs in the snow" for row in range(PAIRS)],
             "images": images,
             "seeds": np.zeros(PAIRS, np.uint64),
             "flagged": np.zeros(PAIRS, bool),
