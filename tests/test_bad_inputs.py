@@ -147,8 +147,8 @@ CORPUS = [
     Row("split of a text file", synthesize("c.txt", "a\n", "--split", "train"), "has no splits"),
     Row("a name with newlines", option("synthesize", "no\nwhere.txt"), r"no\nwhere.txt"),
     Row("an empty name", option("synthesize", ""), "an empty name was given; name the corpus"),
-    Row("a name not UTF-8", option("synthesize", "caf\udce9.txt"), r"caf\udce9.txt': no such file"),
-    Row("a name that moves the cursor", option("synthesize", "\x1b[2J.txt"), r"\x1b[2J.txt': no"),
+    Row("a name not UTF-8", option("synthesize", "caf\udce9.txt"), r"caf\xe9.txt: no such file"),
+    Row("a name that moves the cursor", option("synthesize", "\x1b[2J.txt"), r"\x1b[2J.txt: no"),
     Row(
         "corpus of unseen characters", synthesize("c.txt", "\u200b\n\ufeff\u2060\n"), "only 2 empty"
     ),
@@ -173,7 +173,9 @@ CORPUS = [
         new=True,
     ),
     Row(
-        "corpus an artifact", lambda at: ["synthesize", at.workspace / "features.h5"], "is HDF5, as"
+        "corpus an artifact",
+        lambda at: ["synthesize", at.workspace / "features.h5"],
+        "written by `syntic encode`",
     ),
     Row("corpus a photo", lambda at: ["synthesize", at.photos[0]], "is a photo (JPEG): name a"),
     Row("corpus a spreadsheet", synthesize("c.csv", b"PK\3\4\x14\0\xff\xff"), "save it as .csv"),
@@ -434,7 +436,9 @@ OPTIONS = [
     Row("size", lambda at: ["synthesize", at.corpus, "--size", 30], "--size 30: must be a multip"),
     Row("steps", lambda at: ["synthesize", at.corpus, "--steps", 0], "--steps 0: must be at least"),
     Row(
-        "sample", lambda at: ["synthesize", at.corpus, "--sample", 2], "--sample 2.0: give a share"
+        "sample",
+        lambda at: ["synthesize", at.corpus, "--sample", 2],
+        "--sample 2.0: must be above 0",
     ),
     Row("beam", lambda at: ["caption", *at.photos, "--beam", 0], "--beam 0: must be at least 1"),
     Row("rerank", lambda at: ["caption", *at.photos, "--rerank", "nan"], "--rerank nan: must be"),

@@ -564,7 +564,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("folder.txt", "is a folder"),
         ("two\nlines.txt", r"two\nlines.txt"),
         ("nul\0.txt", "null"),
-        ("caf\udce9.txt", r"caf\udce9.txt"),
+        ("caf\udce9.txt", r"caf\xe9.txt"),
         ("tab\t\x1b[31m.txt", r"tab\t\x1b[31m.txt"),
     ]:
         with pytest.raises(SynticError) as caught:

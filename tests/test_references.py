@@ -367,7 +367,7 @@ def test_candidates(tmp_path: Path) -> None:
             "entry 2: ",
         ),
         ([{"path": "a", "caption": "", "error": "is empty"}], "no photo in it has a caption"),
-        ([{"path": "a\nb", "caption": "x"}] * 2, r"entry 2: 'a\\nb' has a caption"),
+        ([{"path": "a\nb", "caption": "x"}] * 2, r"entry 2: a\\nb has a caption"),
     ],
 )
 def test_bad_candidates(tmp_path: Path, content: object, message: str) -> None:
