@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 TICK = 0.5
 
 
-def map_on_ray(draft: Draft, rows: int, work: Work, run: Run) -> Mapping[str, Values]:
+def map_on_ray(draft: Draft, total: int, work: Work, run: Run) -> Mapping[str, Values]:
     """Map the rows that the draft lacks on the workers of a Ray cluster.
 
     Args:
         draft: where shards go.
-        rows: how many rows the artifact has.
+        total: how many rows the artifact has.
         work: what is done with them.
         run: how the stage runs, in the dtype of the rows that are there.
 
@@ -43,15 +43,15 @@ def map_on_ray(draft: Draft, rows: int, work: Work, run: Run) -> Mapping[str, Va
         Interrupted: after SIGINT or SIGTERM, once what the workers have returned is committed.
         SynticError: where Ray or every worker cannot be used, or the disk is full.
     """
-    missing = draft.missing(rows)
+    missing = draft.missing(total)
     left = sum(stop - start for start, stop in missing)
-    note_resumed(work.title, rows, left, work.unit, run)
+    note_resumed(work.title, total, left, work.unit, run)
     request, began = StopRequest(), time.monotonic()
     with (
         connected(run),
         request.listening(),
         console.progress(
-            work.title, rows, done=rows - left, unit=work.unit, quiet=run.quiet
+            work.title, total, done=total - left, unit=work.unit, quiet=run.quiet
         ) as advance,
         # On a terminal the bar has put an output of its own before that of `connected`.
         quiet(),

@@ -102,12 +102,12 @@ class Work(Protocol):
         """
 
 
-def map_work(draft: Draft, rows: int, work: Work, run: Run) -> None:
+def map_work(draft: Draft, total: int, work: Work, run: Run) -> None:
     """Do a stage's work on the rows that the draft lacks, and put the artifact together.
 
     Args:
         draft: where shards go.
-        rows: how many rows the artifact has.
+        total: how many rows the artifact has.
         work: what is done with them.
         run: how the stage runs.
 
@@ -119,7 +119,7 @@ def map_work(draft: Draft, rows: int, work: Work, run: Run) -> None:
     if run.engine == "ray":
         from .on_ray import map_on_ray
 
-        columns = map_on_ray(draft, rows, work, run)
+        columns = map_on_ray(draft, total, work, run)
         draft.finish(columns=columns)
         return
     with work.open(run) as opened:
@@ -128,7 +128,7 @@ def map_work(draft: Draft, rows: int, work: Work, run: Run) -> None:
             console.warn(f"{work.title}: {warning}")
         map_rows(
             draft,
-            rows,
+            total,
             opened.mapper,
             title=work.title,
             unit=work.unit,
@@ -140,7 +140,7 @@ def map_work(draft: Draft, rows: int, work: Work, run: Run) -> None:
 
 def map_rows(
     draft: Draft,
-    rows: int,
+    total: int,
     mapper: Mapper[Any, Any],
     *,
     title: str,
@@ -154,7 +154,7 @@ def map_rows(
 
     Args:
         draft: where shards go.
-        rows: how many rows the artifact has.
+        total: how many rows the artifact has.
         mapper: the stage's work.
         title, unit: for the progress.
         batch_size: rows computed at a time; does not change the result.
@@ -164,14 +164,14 @@ def map_rows(
         Interrupted: after SIGINT or SIGTERM, once the rows in hand are committed.
         SynticError: where the disk is full.
     """
-    batches = list(cut_batches(draft.missing(rows), batch_size, run.shard_size))
+    batches = list(cut_batches(draft.missing(total), batch_size, run.shard_size))
     left = sum(stop - start for start, stop in batches)
-    note_resumed(title, rows, left, unit, run)
+    note_resumed(title, total, left, unit, run)
     waits, began = Waits(), time.monotonic()
     request = StopRequest()
     with (
         request.listening(),
-        console.progress(title, rows, done=rows - left, unit=unit, quiet=run.quiet) as advance,
+        console.progress(title, total, done=total - left, unit=unit, quiet=run.quiet) as advance,
         ThreadPoolExecutor(READERS, "read") as readers,
         _Writer(draft, mapper.pack, waits) as writer,
     ):
@@ -192,11 +192,11 @@ def map_rows(
         )
 
 
-def note_resumed(title: str, rows: int, left: int, unit: str, run: Run) -> None:
+def note_resumed(title: str, total: int, left: int, unit: str, run: Run) -> None:
     """Say where a pass goes on with what another has left."""
-    if 0 < left < rows:
+    if 0 < left < total:
         console.note(
-            f"{title}: {rows - left} of {rows} {unit} are there, going on", quiet=run.quiet
+            f"{title}: {total - left} of {total} {unit} are there, going on", quiet=run.quiet
         )
 
 

@@ -222,15 +222,15 @@ class Draft:
         shards = [_as_piece(path) for path in self.parts.glob("[0-9]*-[0-9]*.h5")]
         return sorted([*shards, *self._kept], key=lambda piece: piece.start)
 
-    def missing(self, rows: int) -> list[tuple[int, int]]:
+    def missing(self, total: int) -> list[tuple[int, int]]:
         """Ranges (start, stop) of rows that are not committed yet."""
         ranges, position = [], 0
         for piece in self.pieces():
             if piece.start > position:
                 ranges.append((position, piece.start))
             position = max(position, piece.stop)
-        if position < rows:
-            ranges.append((position, rows))
+        if position < total:
+            ranges.append((position, total))
         return ranges
 
     def commit(self, start: int, columns: Mapping[str, Values]) -> None:
