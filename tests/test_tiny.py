@@ -16,7 +16,7 @@ from syntic_cli.settings import CaptionSettings
 
 from .conftest import DATA, RunCli
 
-MEGABYTES = 64
+MEGABYTES = 75
 
 
 def test_is_small_enough_and_has_its_cards() -> None:
@@ -67,7 +67,7 @@ def test_the_dual_encoder_without_norms_answers_as_open_clip_does() -> None:
     clip = load_clip(EncodeSettings("preset:tiny/clip"), torch.device("cpu"), torch.float32)
     folder = f"local-dir:{FOLDER / 'tiny' / 'clip'}"
     model, _, _ = open_clip.create_model_and_transforms(folder)
-    pixels = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = model.eval().encode_image(pixels, normalize=True)
     assert torch.allclose(clip.encode_images(pixels), wanted, atol=1e-5)
@@ -135,9 +135,10 @@ def test_a_photo_and_its_mirror_image_get_one_caption(photos: list[Path], tmp_pa
     ]
 
 
-def test_captions_of_real_photos_are_about_them() -> None:
-    """Far better than one sentence for all, which scores a CIDEr of 9 on these photos."""
-    folder = DATA / "flickr8k"
+@pytest.mark.parametrize(("name", "least"), [("flickr8k", 40), ("coco", 65)])
+def test_captions_of_real_photos_are_about_them(name: str, least: float) -> None:
+    """Far better than one sentence for all, which scores a CIDEr of 9 on Flickr8k's."""
+    folder = DATA / name
     if not folder.exists():
         pytest.skip(f"{folder} is not here")
     references: dict[str, list[str]] = {}
@@ -152,4 +153,4 @@ def test_captions_of_real_photos_are_about_them() -> None:
     scores = score(
         [caption.caption for caption in found], [references[name] for name in names], ["CIDEr"]
     )
-    assert scores.corpus["CIDEr"] > 20
+    assert scores.corpus["CIDEr"] > least

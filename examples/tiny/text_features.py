@@ -41,6 +41,7 @@ def main() -> None:
     )
     columns = {
         "captions": texts,
+        "image": np.arange(len(texts)),
         "image_features": features,
         "text_features": features,
         "valid": np.ones(len(texts), bool),

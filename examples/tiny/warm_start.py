@@ -58,7 +58,6 @@ def main() -> None:
     parser.add_argument("--start", type=Path, required=True, help="the other captioner")
     parser.add_argument("--start-clip", required=True, help="its dual encoder's folder")
     parser.add_argument("--texts", type=int, help="so many of the texts, drawn at random")
-    parser.add_argument("--favour", type=int, default=0, help="all of the first so many among them")
     parser.add_argument("--seed", type=int, default=0, help="of that draw and of the training")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -82,9 +81,7 @@ def main() -> None:
     ):
         captions, support = projected.texts("captions"), features.numbers("text_features")
         order = np.random.default_rng(args.seed).permutation(len(captions))
-        compared = order[:COMPARED]
-        favoured = np.argsort(order >= args.favour, kind="stable")
-        rows = np.sort(order[favoured][: args.texts])
+        compared, rows = order[:COMPARED], np.sort(order[: args.texts])
         decoder = started_decoder(
             start,
             [captions[row] for row in compared],
@@ -112,7 +109,7 @@ def main() -> None:
             {
                 **asdict(settings),
                 "texts": args.texts,
-                "seed": 0,
+                "seed": args.seed,
                 "start": f"the decoder of {start.state[:16]}",
             },
             {
