@@ -153,7 +153,10 @@ class Draft:
                 self.precision = precision or self.precision
                 return
             if not self._forced:
-                raise ConflictError(_conflict(self.parts, unfinished, self.recipe))
+                raise ConflictError(
+                    f"{_conflict(self.parts, unfinished, self.recipe)}; it is unfinished: the "
+                    "command that began it goes on with it"
+                )
         # Shards whose recipe is gone could be of anything.
         if self.parts.exists():
             shutil.rmtree(self.parts)
