@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import __version__, console, errors
 from .artifacts.reading import Values
 from .errors import SynticError
@@ -423,7 +425,10 @@ def _difference(agreed: Terms, offered: Terms) -> str:
     mine, theirs = (f"{terms.dtype} on {terms.device}" for terms in (offered, agreed))
     if mine != theirs:
         return f"computes in {mine}, the others in {theirs}"
-    return "" if agreed.columns == offered.columns else "its model is another one than the others'"
+    same = agreed.columns.keys() == offered.columns.keys() and all(
+        np.array_equal(values, offered.columns[name]) for name, values in agreed.columns.items()
+    )
+    return "" if same else "its model is another one than the others'"
 
 
 def _as_error(host: str, refusal: Refusal, more: str = "") -> SynticError:
