@@ -13,6 +13,7 @@ from .artifacts.reading import Artifact, Values
 from .artifacts.records import features, image_of_texts, support_set
 from .errors import DamagedError, SynticError
 from .method.ragged import Ragged, join, take
+from .models.identity import refuse_another
 from .schema import TRAIN
 from .settings import EncodeSettings, Run, TrainSettings
 from .tokenizer import encode_captions, end_token, make_tokenizer
@@ -236,7 +237,11 @@ def _retrieve(
 
 
 def _name_features(clip: Mapping[str, Any], names: list[str], width: int) -> np.ndarray:
-    """E_text(name) of the vocabulary, (K, d)  (SynTIC, equation 4)."""
+    """E_text(name) of the vocabulary, (K, d)  (SynTIC, equation 4).
+
+    Raises:
+        ConflictError: where the dual encoder is no longer the one that the features are of.
+    """
     if not names:
         return np.zeros((0, width), np.float32)
     import torch
@@ -244,5 +249,6 @@ def _name_features(clip: Mapping[str, Any], names: list[str], width: int) -> np.
     from .models.clip import load_clip
 
     settings = EncodeSettings(**{k: v for k, v in clip.items() if k != "identity"})
+    refuse_another(clip["identity"], settings.model, settings.revision, settings.pretrained)
     model = load_clip(settings, torch.device("cpu"), torch.float32)
     return model.encode_texts(names).numpy()

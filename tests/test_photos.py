@@ -537,7 +537,7 @@ def test_bad_photos_get_one_line_that_names_them(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    shown = str(path) if name.isprintable() else repr(str(path))
+    shown = str(path) if name.isprintable() else repr(str(path))[1:-1]
     for at_least in (None, 8):
         with pytest.raises(SynticError) as caught:
             load_photo(path, at_least=at_least)
@@ -568,7 +568,7 @@ def test_what_a_model_would_scale_to_gigabytes_or_to_nothing_is_refused() -> Non
         with pytest.raises(SynticError) as caught:
             check_model_input(size, "a\nb.jpg", *edges)
         message = str(caught.value)
-        assert message.startswith(r"'a\nb.jpg' is too thin")
+        assert message.startswith(r"a\nb.jpg is too thin")
         assert numbers in message
         assert f"{size[0]} x {size[1]} pixels" in message
 
@@ -606,7 +606,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("loop.jpg", "a link to loop.jpg"),
         ("folder.jpg", "is a folder"),
         ("pipe.jpg", "not a regular file"),
-        ("a\nb.jpg", r"a\nb.jpg': no such file"),
+        ("a\nb.jpg", r"a\nb.jpg: no such file"),
         ("nul\0.jpg", "null"),
         ("x" * 300, "cannot be read (File name too long)"),
     ]:

@@ -47,7 +47,8 @@ def refuse_another(
     found = identity(model, revision, pretrained)
     if not same_model(found, expected):
         raise ConflictError(
-            f"{model}: is {found}, where {expected} is meant; copy the right one there"
+            f"{model}: is {found}, where {expected} is meant; copy the right one there, or begin "
+            "anew with `syntic encode --force`"
         )
 
 
