@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -246,10 +246,8 @@ class Handler(BaseHTTPRequestHandler):
             number = min(len(served.requests), len(served.replies) - 1)
             served.requests.append({"path": self.path, **self.asked})
             served.headers.append(dict(self.headers))
-        try:
+        with suppress(OSError):  # the client has given up
             served.replies[number](self)
-        except OSError:
-            pass  # the client has given up
 
     def reply(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)

@@ -26,6 +26,7 @@ SUFFIXES = (".h5", ".hdf5", ".hdf", "")
 LONGEST_NAME = 200
 LOCK = ".syntic.lock"
 OWNER = ".syntic.lock.owner"
+_COUNTED = [f"-{number}" for number in range(2, 1000)]
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,9 @@ def _fate(
 def _kept_name(path: Path) -> Path:
     with Artifact(path) as existing:
         created = re.sub(r"[^0-9T-]", "", existing.created[:19])
-    return path.with_name(f"{path.stem}-{created}-{os.getpid()}{path.suffix}")
+    # Two of one second are of one process, which the folder's lock leaves alone.
+    names = (f"{path.stem}-{created}-{os.getpid()}{n}{path.suffix}" for n in ("", *_COUNTED))
+    return next(kept for kept in map(path.with_name, names) if not kept.exists())
 
 
 def kept_beside(path: Path) -> list[Path]:
