@@ -140,6 +140,20 @@ def test_a_setting_of_a_newer_decoder(run: Path, run_cli: RunCli, photos: list[P
     assert "upgrade syntic" in message
 
 
+def test_a_heap_in_which_hdf5_would_loop_for_ever(run: Path, run_cli: RunCli) -> None:
+    path = run / "features.h5"
+    data = bytearray(path.read_bytes())
+    at = data.find(b"GCOL\x01\0\0\0")
+    position = at + 16
+    while int.from_bytes(data[position : position + 2], "little"):
+        taken = int.from_bytes(data[position + 8 : position + 16], "little")
+        position += 16 + (taken + 7) // 8 * 8
+    # The free space behind the strings.
+    data[position + 8 : position + 16] = bytes(8)
+    path.write_bytes(data)
+    assert "not a readable HDF5 file" in refused(run_cli, "inspect", path)
+
+
 def test_small_artifacts_are_small(run: Path) -> None:
     """Objects of a few photos once took a chunk of 256 kB for each of their columns."""
     assert (run / "captions.h5").stat().st_size < 60_000

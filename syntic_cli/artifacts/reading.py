@@ -16,6 +16,7 @@ import numpy as np
 from .. import __version__
 from ..errors import DamagedError, MissingError
 from ..schema import SCHEMA, STAGES, Column
+from .heaps import has_broken_heap
 from .recipe import Input, Recipe
 
 CHECKSUM = "header_crc32"
@@ -48,6 +49,8 @@ class Artifact:
             # A pipe with no writer would be waited for without end.
             raise DamagedError(f"{self.path}: is not a regular file, so no artifact; name another")
         try:
+            if has_broken_heap(self.path):
+                raise OSError("a heap of its strings is damaged")
             self._file = h5py.File(self.path, "r")
         except OSError as error:
             raise DamagedError(
