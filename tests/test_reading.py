@@ -169,7 +169,10 @@ def test_errors_can_be_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", fuzz.READERS)
 def test_mutations_end_in_a_line(run: Path, photos: list[Path], tmp_path: Path, name: str) -> None:
-    """In a process of its own: HDF5 could crash on what it was never meant to read."""
+    """In a process of its own: HDF5 could crash on what it was never meant to read.
+
+    It takes a damaged length of a string at its word, and so more than the fuzzer's own limit.
+    """
     log = tmp_path / "log.txt"
-    child = faults.start(lambda: fuzz.fuzz(run, photos[0], name, 12, seed=0), log)
+    child = faults.start(lambda: fuzz.fuzz(run, photos[0], name, 6, 0, most_mb=4096), log)
     assert faults.finish(child) == 0, log.read_text()[-3000:]
