@@ -165,7 +165,7 @@ class TestCompose:
                     )
 
     def test_a_report_of_scenes(self, run: Path) -> None:
-        well("report", run)
+        well("report", run, "-o", run / "report.html")
         pairs = gather_pairs(run, 200)
         with Artifact(run / "optimized.h5") as made:
             image, images = made.image(), made.numbers("image_features")
