@@ -103,6 +103,7 @@ class Captioner:
         objects: DetectSettings | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        openvino: bool = True,
     ) -> Captioner:
         """Load a captioner and the frozen models that it names.
 
@@ -114,6 +115,7 @@ class Captioner:
             clip, detector: other places of the frozen models than those it was trained with.
             objects: a detector of objects to be shown, for a captioner that uses none.
             device, dtype: where the models run, and in what.
+            openvino: let OpenVINO run the frozen models on a processor, where it is installed.
 
         Raises:
             MissingError: where a file or a model is not there.
@@ -132,6 +134,7 @@ class Captioner:
                 objects=objects,
                 device=device,
                 dtype=dtype,
+                openvino=openvino,
             )
 
     @staticmethod
@@ -145,6 +148,7 @@ class Captioner:
         objects: DetectSettings | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        openvino: bool = True,
     ) -> Captioner:
         """Load the captioner that is in an open artifact of `train`; see `load`."""
         import torch
@@ -157,12 +161,13 @@ class Captioner:
         where = find_device(device)
         kind = find_dtype(dtype, where)
         decoder = _load_decoder(artifact).to(where).eval().requires_grad_(False)
-        dual_encoder = load_clip(_clip_settings(artifact, clip), where, kind)
+        chosen = _clip_settings(artifact, clip)
+        dual_encoder = load_clip(chosen, where, kind, with_openvino=openvino)
         _refuse_other_features(artifact, dual_encoder)
         # A decoder may attend to retrieved texts alone.
         tags = decoder.config.objects and artifact.recipe.settings.get("objects", True)
         detect = _detector_settings(artifact, detector) if tags else objects
-        finder = load_detector(detect, where, kind) if detect else None
+        finder = load_detector(detect, where, kind, with_openvino=openvino) if detect else None
         vocabulary = artifact.texts("vocabulary")
         if tags and finder is not None and finder.vocabulary != vocabulary:
             raise ConflictError(
@@ -199,6 +204,11 @@ class Captioner:
     @property
     def dtype(self) -> torch.dtype:
         return self._clip.dtype
+
+    @property
+    def runtime(self) -> str:
+        """What runs the dual encoder: torch, or OpenVINO."""
+        return self._clip.runtime
 
     def caption(self, photos: Sequence[str | Path], *, batch_size: int = 32) -> list[Caption]:
         """Caption photos, in their order.
