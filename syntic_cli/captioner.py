@@ -181,7 +181,8 @@ class Captioner:
             keys = torch.from_numpy(said).float().to(where)
         if keys is not None and "words" in artifact:
             retriever = _retriever(artifact, keys, texts)
-            names += [torch.from_numpy(artifact.numbers("word_features")).float().to(where), keys]
+            words = torch.from_numpy(artifact.numbers("word_features")).float().to(where)
+            names += [words, retriever.support]
         return Captioner(
             dual_encoder,
             finder,
@@ -493,8 +494,9 @@ def _support(artifact: Artifact, path: str | Path | None) -> tuple[np.ndarray, l
 
 def _retriever(artifact: Artifact, support: Tensor, captions: Sequence[str]) -> Retriever:
     """What gives a photo its tags as training gave them to the images."""
-    from .method.retrieval import Retriever, index_words
+    from .method.retrieval import Retriever, first_of_each, index_words
 
     settings = artifact.recipe.settings
-    words = index_words(captions).rename(artifact.texts("words"))
-    return Retriever(support, words, settings["retrieve"], settings["retrieve_words"])
+    different = first_of_each(captions)
+    words = index_words([captions[row] for row in different]).rename(artifact.texts("words"))
+    return Retriever(support[different], words, settings["retrieve"], settings["retrieve_words"])

@@ -167,7 +167,10 @@ def _append(
     dataset = file[name]
     first = len(dataset)
     dataset.resize(first + len(rows), axis=0)
-    as_matrix = h5py.check_vlen_dtype(dataset.dtype) and len({len(value) for value in rows}) == 1
+    bytes_alone = h5py.check_vlen_dtype(dataset.dtype) and not h5py.check_string_dtype(
+        dataset.dtype
+    )
+    as_matrix = bytes_alone and len({len(value) for value in rows}) == 1
     if as_matrix or len(rows) == 1:
         # h5py takes byte strings of one length for a matrix, and one of them for its bytes.
         for row, value in enumerate(rows, first):
