@@ -248,7 +248,13 @@ class ProjectSettings:
 @dataclass(frozen=True)
 class TrainSettings:
     """Equations 5 and 6. warmup is in optimiser steps, max_length in tokens; noise is the standard
-    deviation of Gaussian noise on the prefix in training, as CapDec's."""
+    deviation of Gaussian noise on the prefix in training, as CapDec's.
+
+    from_texts conditions on each text's own feature in training, in the place of its image's: what
+    DeCap (Li et al., ICLR 2023), CapDec (Nukrai et al., EMNLP Findings 2022: a variance of 0.016)
+    and CLOSE (Gu et al., ICCV 2023: a deviation of 0.08) have in common. DeCap projects photos on
+    the support set; the other two take them as they are, and add noise in training instead.
+    """
 
     tokenizer: Annotated[str, Option("clip, or bpe:SIZE trained on the corpus.")] = "clip"
     layers: Annotated[int, Option("Transformer layers.", COUNT)] = 4
@@ -282,6 +288,14 @@ class TrainSettings:
     retrieve_words: Annotated[
         int, Option("A word that so many of them share becomes a tag.", COUNT)
     ] = 3
+    from_texts: Annotated[
+        bool,
+        Option(
+            "Train on the texts' own features: DeCap (ICLR 2023), whose photos alone are projected;"
+            " with --no-projection and --noise 0.126 CapDec, with 0.08 CLOSE.",
+            names=("--from-texts/--from-images",),
+        ),
+    ] = False
     objects: Annotated[
         bool, Option("Attend to object names.", names=("--with-objects/--no-objects",))
     ] = True
