@@ -36,6 +36,11 @@ PART = Range(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
 PIXELS = Range(lambda value: value >= 16 and value % 8 == 0, "must be a multiple of 8, at least 16")
 QUALITY = Range(lambda value: 1 <= value <= 100, "must be from 1 to 100")
 ENGINE = Range(lambda value: value in ("local", "ray"), "must be local or ray")
+DECODER, CLIPRE, MAGIC, ZEROCAP = "decoder", "clipre", "magic", "zerocap"
+DECODING = Range(
+    lambda value: value in (DECODER, CLIPRE, MAGIC, ZEROCAP),
+    "must be decoder, clipre, magic or zerocap",
+)
 # Ray lends shares of a GPU, or GPUs by the number.
 GPUS = Range(
     lambda value: 0 < value <= 1 or value in range(2, 1025),
@@ -322,6 +327,11 @@ class CaptionSettings:
     repetition is the weight of what a caption pays for a word that it has already: the logarithm
     of how often the training texts repeat theirs; 0 is the paper's method.
     mirror averages a photo's feature with that of its mirror image.
+
+    decoding lets others speak in the place of the trained decoder, for comparison; of the captioner
+    they take the dual encoder, clipre the support set, too. magic and zerocap need a language_model
+    that has learnt to write: their papers' figures are those of a GPT-2 trained on captions
+    (magic) and of GPT-2 medium (zerocap).
     """
 
     beam: Annotated[int, Option("Width of the beam; 1 is greedy.", COUNT)] = 3
@@ -342,9 +352,29 @@ class CaptionSettings:
     temperature: Annotated[
         float | None, Option("τ of equation 3, if not the captioner's.", TEMPERATURE)
     ] = None
+    decoding: Annotated[
+        str,
+        Option(
+            "decoder; or, for comparison, clipre (the nearest text of the support set), magic (Su "
+            "et al., 2022) or zerocap (Tewel et al., CVPR 2022), which steer a --language-model.",
+            DECODING,
+        ),
+    ] = DECODER
+    language_model: Annotated[
+        str | None,
+        Option("Hub id or folder of a causal language model, for magic and zerocap.", panel=MODEL),
+    ] = None
+    language_revision: Annotated[
+        str | None, Option("Revision of the language model's hub id.", panel=MODEL)
+    ] = None
 
     def __post_init__(self) -> None:
         check(self)
+        if self.decoding in (MAGIC, ZEROCAP) and not self.language_model:
+            raise SynticError(
+                f"--decoding {self.decoding}: needs a --language-model, a hub id or folder such as "
+                "openai-community/gpt2"
+            )
 
 
 @dataclass(frozen=True)
