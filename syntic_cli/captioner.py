@@ -26,12 +26,13 @@ from .models.identity import identity, is_folder, same_model
 from .passes import READERS, Mapper, Waits, compute_rows, cut_batches, read_ahead
 from .photos import preparing, read_photo
 from .presets import SHIPPED, SHIPPED_PRESET, load_preset, resolve
-from .settings import CaptionSettings, DetectSettings, EncodeSettings
+from .settings import CLIPRE, DECODER, CaptionSettings, DetectSettings, EncodeSettings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from .baselines import Baseline
     from .method.decoder import Decoder
     from .method.repetition import Repetition
     from .method.retrieval import Retriever
@@ -82,6 +83,7 @@ class Captioner:
         repetition: Repetition | None,
         object_tags: bool,
         retriever: Retriever | None,
+        baseline: Baseline | None,
     ) -> None:
         from .models.loading import FittingBatch
 
@@ -90,6 +92,7 @@ class Captioner:
         self._names, self.vocabulary, self._settings = names, vocabulary, settings
         self._repetition = repetition
         self._object_tags, self._retriever = object_tags, retriever
+        self._baseline = baseline
         self._fitting = FittingBatch(console.warn)
 
     @staticmethod
@@ -153,6 +156,7 @@ class Captioner:
         """Load the captioner that is in an open artifact of `train`; see `load`."""
         import torch
 
+        from .baselines import load_baseline
         from .models.clip import load_clip
         from .models.detector import load_detector
         from .models.loading import find_device, find_dtype
@@ -164,8 +168,9 @@ class Captioner:
         chosen = _clip_settings(artifact, clip)
         dual_encoder = load_clip(chosen, where, kind, with_openvino=openvino)
         _refuse_other_features(artifact, dual_encoder)
+        speaks = settings.decoding == DECODER
         # A decoder may attend to retrieved texts alone.
-        tags = decoder.config.objects and artifact.recipe.settings.get("objects", True)
+        tags = speaks and decoder.config.objects and artifact.recipe.settings.get("objects", True)
         detect = _detector_settings(artifact, detector) if tags else objects
         finder = load_detector(detect, where, kind, with_openvino=openvino) if detect else None
         vocabulary = artifact.texts("vocabulary")
@@ -176,10 +181,13 @@ class Captioner:
             )
         names = [torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(where)]
         keys = retriever = None
-        if artifact.attribute("projection", bool) or "words" in artifact:
-            said, texts = _support(artifact, support)
+        texts: Sequence[str] = []
+        retrieves = speaks and "words" in artifact
+        chooses = settings.decoding == CLIPRE
+        if retrieves or chooses or (speaks and artifact.attribute("projection", bool)):
+            said, texts = _support(artifact, support, with_texts=retrieves or chooses)
             keys = torch.from_numpy(said).float().to(where)
-        if keys is not None and "words" in artifact:
+        if keys is not None and retrieves:
             retriever = _retriever(artifact, keys, texts)
             words = torch.from_numpy(artifact.numbers("word_features")).float().to(where)
             names += [words, retriever.support]
@@ -196,6 +204,7 @@ class Captioner:
             repetition=_load_repetition(artifact, settings.repetition, where),
             object_tags=bool(tags),
             retriever=retriever,
+            baseline=load_baseline(settings, dual_encoder, keys, texts),
         )
 
     @property
@@ -273,7 +282,6 @@ class Captioner:
     def _describe_batch(self, photos: Sequence[_Photo]) -> list[_Described]:
         import torch
 
-        from .method.projection import project
         from .models.detector import NO_OBJECTS
         from .transfer import stack_on
 
@@ -289,18 +297,28 @@ class Captioner:
                 else [NO_OBJECTS] * len(group)
             )
         images = torch.cat(features).to(device)
-        prefixes = images
-        if self._support is not None:
-            prefixes = project(images, self._support, self._temperature)
-        with torch.no_grad():
-            tags, present = self._tags(objects, images)
-            prefix = self._decoder.embed_prefix(prefixes, images, tags, present)
-        captions, log_probabilities = self._write(prefix, images)
+        if self._baseline is not None:
+            captions, log_probabilities = self._baseline(images)
+        else:
+            captions, log_probabilities = self._write(self._prefix(images, objects), images)
         notes = [photo.note for photo in photos]
         return [
             _Described(*described)
             for described in zip(captions, log_probabilities, objects, notes, strict=True)
         ]
+
+    def _prefix(self, images: Tensor, objects: Sequence[Objects]) -> Tensor:
+        """[p; a], (N, P, width), of features, (N, d), and objects  (SynTIC, equations 3 to 5)."""
+        import torch
+
+        from .method.projection import project
+
+        prefixes = images
+        if self._support is not None:
+            prefixes = project(images, self._support, self._temperature)
+        with torch.no_grad():
+            tags, present = self._tags(objects, images)
+            return self._decoder.embed_prefix(prefixes, images, tags, present)
 
     def _features(self, pixels: Tensor) -> Tensor:
         """v, (N, d); with `mirror`, the direction between a photo's and its mirror image's."""
@@ -474,11 +492,13 @@ def _load_repetition(artifact: Artifact, weight: float, device: torch.device) ->
     return make_repetition(family.long(), share, weight)
 
 
-def _support(artifact: Artifact, path: str | Path | None) -> tuple[np.ndarray, list[str]]:
+def _support(
+    artifact: Artifact, path: str | Path | None, *, with_texts: bool
+) -> tuple[np.ndarray, list[str]]:
     """The captioner's support set, or that of another features file: features, and captions
     where they are looked at."""
     if path is None:
-        captions = artifact.texts("support_captions") if "words" in artifact else []
+        captions = artifact.texts("support_captions") if with_texts else []
         return artifact.numbers("support"), captions
     with open_artifact(path, "encode", "optimize", "select") as other:
         mine, theirs = (

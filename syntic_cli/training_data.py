@@ -83,7 +83,8 @@ def read_training_data(
 
     Args:
         inputs: open artifacts: `projected`; `objects` where the decoder attends to such; `support`
-            where it is projected on, or retrieved from.
+            where it is projected on, or retrieved from; `texts` where their own features stand in
+            for those of images.
         settings: what the decoder is to see.
         run: where retrieving runs.
         seed: of the sample that tells which words are of content.
@@ -102,6 +103,9 @@ def read_training_data(
     captions = pairs.texts("captions")
     image, captions = image[valid], [captions[row] for row in valid]
     images = features(pairs, "image_features")[image]
+    prefixes = features(pairs, "projected")[image] if settings.projection else images
+    if settings.from_texts:
+        prefixes = images = features(inputs["texts"], "text_features")[valid]
     tokenizer = make_tokenizer(settings.tokenizer, captions)
     tokens, token_offsets, cut = encode_captions(tokenizer, captions, settings.max_length - 1)
     if cut:
@@ -132,7 +136,7 @@ def read_training_data(
         retrieved = (retrieved[0] + len(vocabulary), retrieved[1])
         labels, label_offsets = join((labels, label_offsets), retrieved)
     return TrainingData(
-        prefixes=features(pairs, "projected")[image] if settings.projection else images,
+        prefixes=prefixes,
         images=images,
         image=image,
         weights=_weights(pairs, valid, settings.weigh, run) if settings.weigh else None,

@@ -52,6 +52,11 @@ class Clip:
         """Tokens of a text that the text tower takes."""
         return int(self.tokenizer.context_length)
 
+    @property
+    def scale(self) -> float:
+        """What the dual encoder was trained to multiply cosines by: 1 / its own temperature."""
+        return float(self.model.logit_scale.exp())
+
     def compile(self) -> None:
         """Compile the image tower, which takes about a minute when it next runs."""
         # Frozen weights let convolutions and their norms become one.
