@@ -14,7 +14,6 @@ import numpy as np
 from ..console import count
 from ..errors import ConflictError, DamagedError, MissingError, SynticError
 from ..models.identity import same_model
-from ..photos import decode_image
 from .reading import Artifact, Values
 
 if TYPE_CHECKING:
@@ -76,6 +75,9 @@ def read_image(pairs: Artifact, row: int, at_least: int | None) -> Image.Image:
     Raises:
         SynticError: where it was not generated or cannot be decoded.
     """
+    # Most that is done with artifacts has no need of an image library.
+    from ..photos import decode_image
+
     data = pairs.byte_strings("images", row, row + 1)[0]
     if not data:
         raise MissingError("the image was not generated")
