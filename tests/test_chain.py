@@ -389,7 +389,7 @@ class TestCaption:
         lines = [json.loads(line) for line in printed("jsonl").splitlines()]
         assert [line["path"] for line in lines] == list(map(str, photos))
         assert set(lines[0]) == {
-            *("path", "caption", "log_probability", "objects", "error", "note")
+            *("path", "caption", "log_probability", "objects", "error", "note", "confidence")
         }
         assert set(lines[0]["objects"][0]) == {"label", "score", "box"}
         assert all(line["log_probability"] < 0 and not line["error"] for line in lines)
