@@ -198,7 +198,7 @@ class Captioner:
             )
         names = [torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(where)]
         keys = retriever = None
-        if artifact.attributes["projection"] or "words" in artifact:
+        if artifact.attribute("projection", bool) or "words" in artifact:
             said, texts = _support(artifact, support)
             keys = torch.from_numpy(said).float().to(where)
         if keys is not None and "words" in artifact:
@@ -209,9 +209,8 @@ class Captioner:
             finder,
             decoder,
             from_bytes(artifact.numbers("tokenizer")),
-            support=keys if artifact.attributes["projection"] else None,
-            temperature=settings.temperature
-            or float(artifact.attributes["projection_temperature"]),
+            support=keys if artifact.attribute("projection", bool) else None,
+            temperature=settings.temperature or artifact.attribute("projection_temperature", float),
             names=torch.cat(names),
             vocabulary=finder.vocabulary if finder else vocabulary,
             settings=settings,
@@ -519,7 +518,7 @@ def _refuse_other_features(artifact: Artifact, clip: Clip) -> None:
     texts = [text for text in artifact.texts(names, 0, PROBED_TEXTS) if text]
     stored = artifact.numbers(kept, 0, len(texts))
     features = clip.encode_texts(texts or [""]).numpy()
-    same = features.shape[1] == json.loads(artifact.attributes["decoder_config"])["features"]
+    same = features.shape[1] == _decoder_config(artifact).get("features")
     if texts and same:
         same = bool(((features * stored).sum(axis=1) > SAME_FEATURE).all())
     if not same:
@@ -529,14 +528,18 @@ def _refuse_other_features(artifact: Artifact, clip: Clip) -> None:
         )
 
 
+def _decoder_config(artifact: Artifact) -> dict[str, Any]:
+    return artifact.attribute("decoder_config", lambda text: dict(json.loads(text)))
+
+
 def _load_decoder(artifact: Artifact) -> Decoder:
     import torch
 
     from .method.decoder import Decoder, DecoderConfig
 
     try:
-        decoder = Decoder(DecoderConfig(**json.loads(artifact.attributes["decoder_config"])))
-    except TypeError as error:
+        decoder = Decoder(DecoderConfig(**_decoder_config(artifact)))
+    except (TypeError, ValueError, RuntimeError) as error:
         raise DamagedError(
             f"{artifact.path}: its decoder has a setting that this syntic does not know ({error}); "
             "upgrade syntic"
