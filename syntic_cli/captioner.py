@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,14 @@ from .artifacts.foreign import open_artifact
 from .artifacts.reading import Artifact, Values
 from .artifacts.records import (
     Caption,
+    as_confidence,
     errors_of,
     named_objects,
     pack_objects,
     path_text,
     support_set,
 )
+from .artifacts.writing import copy_with_group
 from .errors import ConflictError, DamagedError, MissingError, SynticError
 from .models.identity import identity, is_folder, same_model
 from .passes import READERS, Mapper, Waits, compute_rows, cut_batches, read_ahead
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .baselines import Baseline
+    from .method.calibration import Calibration
     from .method.decoder import Decoder
     from .method.repetition import Repetition
     from .method.retrieval import Retriever
@@ -47,6 +50,12 @@ IMAGES_A_PASS = {"cpu": 4}
 SAME_FEATURE = 0.99
 PROBED_TEXTS = 8
 
+CALIBRATION = "calibration"
+# What a calibration goes by, of a caption: its log-probability a token, that of its first tokens,
+# among which the main noun often is, and the cosine of its text feature to the photo's.
+SIGNALS = ("log_probability", "beginning", "cosine")
+BEGINNING = 4
+
 
 @dataclass(frozen=True)
 class _Photo:
@@ -58,11 +67,22 @@ class _Photo:
 
 
 @dataclass(frozen=True)
+class _Written:
+    """Captions with their log-probabilities in nats, and what a calibration goes by, (N, S), where
+    it is asked for."""
+
+    captions: list[str]
+    log_probabilities: list[float]
+    signals: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class _Described:
     caption: str
     log_probability: float
     objects: Objects
     note: str
+    signals: np.ndarray | None = None
 
 
 class Captioner:
@@ -84,6 +104,7 @@ class Captioner:
         object_tags: bool,
         retriever: Retriever | None,
         baseline: Baseline | None,
+        calibration: Calibration | None,
     ) -> None:
         from .models.loading import FittingBatch
 
@@ -93,6 +114,7 @@ class Captioner:
         self._repetition = repetition
         self._object_tags, self._retriever = object_tags, retriever
         self._baseline = baseline
+        self._calibration, self._with_signals = calibration, calibration is not None
         self._fitting = FittingBatch(console.warn)
 
     @staticmethod
@@ -205,6 +227,7 @@ class Captioner:
             object_tags=bool(tags),
             retriever=retriever,
             baseline=load_baseline(settings, dual_encoder, keys, texts),
+            calibration=_load_calibration(artifact),
         )
 
     @property
@@ -227,16 +250,45 @@ class Captioner:
             photos: paths of image files; one that cannot be read gets an `error`.
             batch_size: photos computed at a time; does not change the result.
         """
+        return [
+            self._as_caption(path_text(photo), result)
+            for photo, result in zip(photos, self._describe_all(photos, batch_size), strict=True)
+        ]
+
+    def caption_with_signals(
+        self, photos: Sequence[str | Path], *, batch_size: int = 32
+    ) -> tuple[list[Caption], np.ndarray]:
+        """Caption photos, and give what a calibration goes by.
+
+        Args:
+            photos, batch_size: as for `caption`.
+
+        Returns:
+            The captions; `SIGNALS` of each, (N, S), not a number for a photo that failed.
+        """
+        before, self._with_signals = self._with_signals, True
+        try:
+            results = list(self._describe_all(photos, batch_size))
+        finally:
+            self._with_signals = before
+        unknown = np.full(len(SIGNALS), np.nan)
+        signals = [getattr(result, "signals", unknown) for result in results]
+        captions = [
+            self._as_caption(path_text(photo), result)
+            for photo, result in zip(photos, results, strict=True)
+        ]
+        return captions, np.array(signals).reshape(-1, len(SIGNALS))
+
+    def _describe_all(
+        self, photos: Sequence[str | Path], batch_size: int
+    ) -> Iterator[_Described | SynticError]:
         from concurrent.futures import ThreadPoolExecutor
 
-        captions: list[Caption] = []
         mapper = self.mapper(photos, [""] * len(photos))
         batches = list(cut_batches([(0, len(photos))], batch_size, max(1, len(photos))))
         with ThreadPoolExecutor(READERS) as readers:
-            for start, _, items in read_ahead(batches, mapper.read, readers, Waits()):
-                for row, result in enumerate(compute_rows(mapper.compute, items), start):
-                    captions.append(self._as_caption(path_text(photos[row]), result))
-        return captions
+            for _, _, items in read_ahead(batches, mapper.read, readers, Waits()):
+                yield from compute_rows(mapper.compute, items)
 
     def mapper(
         self, photos: Sequence[str | Path], states: Sequence[str]
@@ -257,6 +309,7 @@ class Captioner:
                     [result.log_probability if result else np.nan for result in good], np.float32
                 ),
                 "error": errors_of(results),
+                "confidence": np.array(list(map(self._confidence, good)), np.float32),
                 "note": [result.note if result else "" for result in good],
                 "state": list(states[first : first + len(results)]),
                 **pack_objects([r if isinstance(r, SynticError) else r.objects for r in results]),
@@ -298,14 +351,13 @@ class Captioner:
             )
         images = torch.cat(features).to(device)
         if self._baseline is not None:
-            captions, log_probabilities = self._baseline(images)
+            written = _Written(*self._baseline(images), None)
         else:
-            captions, log_probabilities = self._write(self._prefix(images, objects), images)
+            written = self._write(self._prefix(images, objects), images)
         notes = [photo.note for photo in photos]
-        return [
-            _Described(*described)
-            for described in zip(captions, log_probabilities, objects, notes, strict=True)
-        ]
+        signals = [None] * len(photos) if written.signals is None else list(written.signals)
+        rows = (written.captions, written.log_probabilities, objects, notes, signals)
+        return [_Described(*described) for described in zip(*rows, strict=True)]
 
     def _prefix(self, images: Tensor, objects: Sequence[Objects]) -> Tensor:
         """[p; a], (N, P, width), of features, (N, d), and objects  (SynTIC, equations 3 to 5)."""
@@ -329,8 +381,8 @@ class Captioner:
             features = F.normalize(features + self._clip.encode_images(pixels.flip(-1)), dim=-1)
         return features
 
-    def _write(self, prefix: Tensor, images: Tensor) -> tuple[list[str], list[float]]:
-        """The best caption of each prefix, (N, P, width), and its log-probability in nats.
+    def _write(self, prefix: Tensor, images: Tensor) -> _Written:
+        """The best caption of each prefix, (N, P, width).
 
         With `rerank`, the cosine of a caption's text feature to the photo's, (N, d), has a say.
         """
@@ -348,13 +400,46 @@ class Captioner:
             repetition=self._repetition,
         )
         ranks = candidates.ranks
+        cosines = None
         if settings.rerank and settings.beam > 1:
             texts = decode_captions(self._tokenizer, candidates.tokens.flatten(0, 1).cpu().numpy())
-            features = self._clip.encode_texts(texts).to(images.device)
-            cosines = (features.view(*ranks.shape, -1) * images[:, None]).sum(dim=-1)
+            cosines = self._cosines(texts, images)
             ranks = ranks + settings.rerank * cosines
-        tokens, log_probabilities = candidates.take(ranks.argmax(dim=1))
-        return decode_captions(self._tokenizer, tokens.cpu().numpy()), log_probabilities.tolist()
+        best = ranks.argmax(dim=1)
+        tokens, log_probabilities = candidates.take(best)
+        captions = decode_captions(self._tokenizer, tokens.cpu().numpy())
+        signals = None
+        if self._with_signals:
+            own = (
+                self._cosines(captions, images).squeeze(1)
+                if cosines is None
+                else cosines.gather(1, best[:, None]).squeeze(1)
+            )
+            signals = self._signals(prefix, tokens, log_probabilities, own)
+        return _Written(captions, log_probabilities.tolist(), signals)
+
+    def _cosines(self, texts: Sequence[str], images: Tensor) -> Tensor:
+        """The cosine of each text to its photo's feature, (N, T), T texts a photo."""
+        features = self._clip.encode_texts(texts).to(images.device)
+        return (features.view(len(images), -1, images.shape[1]) * images[:, None]).sum(dim=-1)
+
+    def _signals(
+        self, prefix: Tensor, tokens: Tensor, log_probabilities: Tensor, cosines: Tensor
+    ) -> np.ndarray:
+        """`SIGNALS` of captions, (N, S), from their tokens, (N, L), and what is known of them."""
+        import torch
+
+        from .tokenizer import end_token
+
+        # The token that ends a caption counts as one of its own; one that is cut has none.
+        lengths = (tokens != end_token(self._tokenizer)).sum(dim=1) + 1
+        lengths = lengths.clamp(max=tokens.shape[1])
+        first = tokens[:, :BEGINNING]
+        with torch.no_grad():
+            likely = self._decoder(prefix, first[:, :-1]).float().log_softmax(dim=-1)
+        there = torch.arange(first.shape[1], device=first.device) < lengths[:, None]
+        beginning = (likely.gather(-1, first[..., None]).squeeze(-1) * there).sum(dim=1)
+        return torch.stack([log_probabilities / lengths, beginning, cosines], dim=1).cpu().numpy()
 
     def _tags(self, objects: Sequence[Objects], images: Tensor) -> tuple[Tensor, Tensor]:
         """T, (N, K, d) with K ≥ 1, and which tags are there, (N, K)."""
@@ -381,12 +466,19 @@ class Captioner:
             return none, there
         return self._names[to_device(torch.from_numpy(table), device)], there
 
+    def _confidence(self, result: _Described | None) -> float:
+        """How likely the caption's main noun is right; not a number where that is not known."""
+        if result is None or result.signals is None or self._calibration is None:
+            return float("nan")
+        return float(self._calibration.confidence(result.signals[None])[0])
+
     def _as_caption(self, path: str, result: _Described | SynticError) -> Caption:
         if isinstance(result, SynticError):
             return Caption(path, "", float("nan"), [], str(result))
         found = result.objects
         objects = named_objects(found.labels, found.scores, found.boxes, self.vocabulary)
-        return Caption(path, result.caption, result.log_probability, objects, note=result.note)
+        sure = as_confidence(self._confidence(result))
+        return Caption(path, result.caption, result.log_probability, objects, "", result.note, sure)
 
 
 def _clip_settings(artifact: Artifact, clip: str | None) -> EncodeSettings:
@@ -490,6 +582,44 @@ def _load_repetition(artifact: Artifact, weight: float, device: torch.device) ->
         return None
     family, share = (torch.from_numpy(learnt[name]).to(device) for name in ("family", "share"))
     return make_repetition(family.long(), share, weight)
+
+
+def _load_calibration(artifact: Artifact) -> Calibration | None:
+    """How sure the captioner is, where it has been calibrated.
+
+    Raises:
+        DamagedError: where it goes by what this syntic does not know.
+    """
+    from .method.calibration import Calibration
+
+    learnt = artifact.group(CALIBRATION)
+    if not learnt:
+        return None
+    if set(learnt) != {*SIGNALS, "bias"} or any(value.ndim for value in learnt.values()):
+        raise DamagedError(
+            f"{artifact.path}: its calibration goes by what this syntic does not know "
+            f"({', '.join(sorted(learnt))}); upgrade syntic, or calibrate it again"
+        )
+    weights = np.array([float(learnt[name]) for name in SIGNALS])
+    return Calibration(SIGNALS, weights, float(learnt["bias"]))
+
+
+def write_calibrated(source: str | Path, calibration: Calibration, target: str | Path) -> None:
+    """Write a copy of a captioner that has a calibration, in the place of its own if it had one.
+
+    Args:
+        source: `captioner.h5`.
+        calibration: of `SIGNALS`.
+        target: where the copy is written; may be the source.
+
+    Raises:
+        SynticError: where the source is no captioner, or the copy cannot be written.
+    """
+    values = dict(zip(calibration.signals, map(float, calibration.weights), strict=True))
+    values["bias"] = calibration.bias
+    with Artifact(source, "train") as artifact:
+        recipe = artifact.recipe
+    copy_with_group(Path(source), recipe, Path(target), CALIBRATION, values)
 
 
 def _support(
