@@ -52,7 +52,7 @@ max_length = 12
 def build(folder: Path) -> Path:
     """Build every micro model and a preset that names them; returns the preset's path."""
     torch.manual_seed(0)
-    _build_clip(folder / "clip")
+    build_clip(folder / "clip")
     _build_text_to_image(folder / "text_to_image")
     _build_detector(folder / "detector")
     preset = folder / "micro.toml"
@@ -60,7 +60,8 @@ def build(folder: Path) -> Path:
     return preset
 
 
-def _build_clip(folder: Path, embed_dim: int = 16) -> None:
+def build_clip(folder: Path, embed_dim: int = 16) -> None:
+    """A dual encoder of OpenAI's architecture."""
     import open_clip
     from safetensors.torch import save_file
 

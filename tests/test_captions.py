@@ -223,7 +223,7 @@ class TestModels:
         import torch
 
         torch.manual_seed(7)
-        micro._build_clip(tmp_path / "other", embed_dim=width)
+        micro.build_clip(tmp_path / "other", embed_dim=width)
         command = ("caption", photos[0], "-w", run, "--force", "--clip", tmp_path / "other")
         message = refused(run_cli(*command))
         assert "was trained with folder clip" in message
@@ -244,7 +244,7 @@ class TestModels:
         models["clip"] = {**models["clip"], "model": "org/name", "identity": "org/name"}
         rewrite(run / "captioner.h5", models=json.dumps(models))
         torch.manual_seed(7)
-        micro._build_clip(tmp_path / "other", embed_dim=width)
+        micro.build_clip(tmp_path / "other", embed_dim=width)
         with pytest.raises(ConflictError, match="gives texts other features"):
             Captioner.load(run / "captioner.h5", clip=str(tmp_path / "other"))
         Captioner.load(run / "captioner.h5", clip=folder)

@@ -14,6 +14,7 @@ from syntic_cli.metrics import score
 from syntic_cli.presets import FOLDER, load_preset, resolve
 from syntic_cli.settings import CaptionSettings
 
+from . import micro
 from .conftest import DATA, RunCli
 
 MEGABYTES = 75
@@ -95,6 +96,31 @@ def test_texts_are_read_as_far_as_they_go() -> None:
     assert [_used(clip.tokenizer([text])) for text in texts] == [4, 2, 8, 32, 32]
     # Padded with what does not end it, as OpenAI's tokens are, one more.
     assert _used(torch.tensor([[5, 7, 9, 0, 0, 0], [5, 7, 7, 9, 0, 0]])) == 5
+
+
+def test_so_does_an_encoder_of_openais_architecture(tmp_path: Path) -> None:
+    """It holds the parts of its text tower itself."""
+    import open_clip
+    import torch
+
+    from syntic_cli.models.clip import load_clip
+    from syntic_cli.settings import EncodeSettings
+
+    folder = tmp_path / "clip"
+    micro.build_clip(folder)
+    clip = load_clip(EncodeSettings(str(folder)), torch.device("cpu"), torch.float32)
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    lengths: list[int] = []
+    model.transformer.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    clip.model.transformer.register_forward_pre_hook(
+        lambda _, given: lengths.append(given[0].shape[1])
+    )
+    texts = ["a dog", "", "two children play with a ball"]
+    with torch.no_grad():
+        wanted = model.eval().encode_text(open_clip.tokenize(texts, 32), normalize=True)
+    assert torch.allclose(clip.encode_texts(texts), wanted, atol=1e-5)
+    assert lengths[0] == 32
+    assert lengths[1] < 12
 
 
 def test_a_tower_that_does_not_run_as_it_is_defined_is_left_as_it_is() -> None:

@@ -175,19 +175,36 @@ class _TextTower(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        text = getattr(model, "text", None)
+        # Older architectures, OpenAI's among them, hold the tower's parts themselves.
+        text = getattr(model, "text", model)
+        pool = getattr(text, "text_pool_type" if text is model else "pool_type", "")
         self.takes_any_length = (
             getattr(text, "attn_mask", None) is not None
             and getattr(text, "cls_emb", None) is None
-            and getattr(text, "pool_type", "") in ("argmax", "eos")
+            and pool in ("argmax", "eos")
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
         if not self.takes_any_length:
             return self.model.encode_text(tokens)
-        text, length = self.model.text, tokens.shape[1]
-        mask = {"attn_mask": text.attn_mask[:length, :length]}
-        return torch.func.functional_call(text, mask, (tokens,))
+        text, length = getattr(self.model, "text", self.model), tokens.shape[1]
+        cut = {"attn_mask": text.attn_mask[:length, :length]}
+        if text is not self.model:
+            return torch.func.functional_call(text, cut, (tokens,))
+        cut["positional_embedding"] = text.positional_embedding[:length]
+        parts = {f"model.{name}": part for name, part in cut.items()}
+        return torch.func.functional_call(_Texts(self.model), parts, (tokens,))
+
+
+class _Texts(nn.Module):
+    """`encode_text` as a module's forward."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)
 
 
 def _used(tokens: Tensor) -> int:
