@@ -302,9 +302,14 @@ def _as_rgb(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 def _in_own_range(image: ImageFile.ImageFile, stream: IO[bytes], name: str) -> Image.Image:
     """Scale 16-bit colours by their own range, where they leave upper bits unused."""
     upper = np.asarray(image)
-    if upper.max() > UPPER_OF_14_BITS or image.has_transparency_data:
+    keyed = "transparency" in image.info  # by a colour of 8 bits
+    if upper[..., :3].max() > UPPER_OF_14_BITS or keyed:
         return image
     other = _opened(stream, name)
     swap_byte_order(other)
     other.load()
-    return eight_bits(upper.astype(np.uint16) << 8 | np.asarray(other))
+    samples = upper.astype(np.uint16) << 8 | np.asarray(other)
+    colours = eight_bits(samples[..., :3])
+    if image.mode == "RGBA":
+        colours.putalpha(eight_bits(samples[..., 3]))
+    return colours

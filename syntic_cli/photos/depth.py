@@ -10,6 +10,8 @@ from PIL import Image, ImageFile
 
 # What white may be in integers, by the bits in use: 1 (a mask), 8, 10, 12, 14 or 16.
 _WHITES = (1, 255, 1023, 4095, 16383, 65535)
+# How Pillow calls what it makes RGB or RGBA of; what is multiplied by its alpha is left out.
+_DEEP_COLOURS = ("RGB;16", "RGBX;16", "RGBA;16")
 # The largest upper byte of a sample of 14 bits: above it all 16 are in use.
 UPPER_OF_14_BITS = 16383 >> 8
 
@@ -28,6 +30,9 @@ def eight_bits(samples: np.ndarray[Any, Any]) -> Image.Image:
 
     Returns:
         An image of mode L or RGB.
+
+    Raises:
+        ValueError: no sample is a finite number, so that nothing can be seen.
     """
     black, white = _float_range(samples) if samples.dtype.kind == "f" else _whole_range(samples)
     if samples.dtype.itemsize == 2:  # a table takes less memory than all samples as floats
@@ -42,7 +47,7 @@ def eight_bits(samples: np.ndarray[Any, Any]) -> Image.Image:
 def is_deep_colour(image: ImageFile.ImageFile) -> bool:
     """Whether an opened image stores its colours in 16 bits, of which Pillow keeps the upper 8."""
     rawmodes = [_rawmode(tile) for tile in image.tile]
-    return image.mode == "RGB" and bool(rawmodes) and all(";16" in mode for mode in rawmodes)
+    return bool(rawmodes) and all(mode.startswith(_DEEP_COLOURS) for mode in rawmodes)
 
 
 def swap_byte_order(image: ImageFile.ImageFile) -> None:
@@ -60,7 +65,7 @@ def _whole_range(samples: np.ndarray[Any, Any]) -> tuple[float, float]:
 def _float_range(samples: np.ndarray[Any, Any]) -> tuple[float, float]:
     finite = samples[np.isfinite(samples)]
     if not finite.size:
-        return 0.0, 1.0
+        raise ValueError("no sample is a number, all are NaN or infinite")
     black, top = min(0.0, float(finite.min())), float(finite.max())
     bulk = float(np.percentile(finite, 99.9))
     white = bulk if black < bulk < black + (top - black) / 4 else top
