@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -14,6 +15,7 @@ from . import __version__, console
 from .errors import Interrupted, SynticError
 from .options import (
     WORKSPACE,
+    Careful,
     Compile,
     CorpusFile,
     CorpusOrScenes,
@@ -69,6 +71,7 @@ app = typer.Typer(
         "synthesize corpus.txt, encode, optimize, detect, project, train, caption, evaluate"
     ),
 )
+subcommand = partial(app.command, cls=Careful)
 
 
 def _preset_name(given: str | None, workspace: Path, *, quiet: bool) -> str:
@@ -116,13 +119,10 @@ def _read_corpus(source: str, given: dict[str, Any], seed: int) -> Corpus:
     from .corpus import read_corpus
 
     settings = CorpusSettings(**_fields(CorpusSettings, given))
-    texts = read_corpus(source, **vars(settings), seed=seed)
-    for note in [*texts.notes, texts.summary()]:
-        console.note(note, quiet=bool(given["quiet"]))
-    return texts
+    return read_corpus(source, **vars(settings), seed=seed)
 
 
-@app.command("run", rich_help_panel=STAGES, epilog="Example: syntic run corpus.txt photos/*.jpg")
+@subcommand("run", rich_help_panel=STAGES, epilog="Example: syntic run corpus.txt photos/*.jpg")
 @takes(corpus=True, hides=())
 def run_chain(
     corpus: CorpusFile,
@@ -142,14 +142,21 @@ def run_chain(
     """Run the whole chain on a corpus, going on where it stopped: from synthesize to evaluate."""
     from . import printing
     from .chain import Chain, run_chain
+    from .metrics.references import load_references
     from .photos import find_photos
 
     found = find_photos(photos) if photos else []
-    texts = _read_corpus(corpus, given, seed)
+    if references is not None:
+        # Hours later is too late to be told of a wrong file.
+        if not found:
+            raise SynticError(f"--references {references}: are of photos; name the photos, too")
+        load_references(references)
     name = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
+    texts = _read_corpus(corpus, given, seed)
     if dry_run:
         from .estimate import estimate_chain
 
+        console.notes(texts.said(), quiet=bool(given["quiet"]))
         estimates = estimate_chain(texts, load_preset(name), _run(given), seed)
         printing.print_estimates(estimates, len(texts.captions))
         return
@@ -160,7 +167,7 @@ def run_chain(
         printing.print_evaluation(evaluation, "table", quiet=bool(given["quiet"]))
 
 
-@app.command(
+@subcommand(
     rich_help_panel=STAGES, epilog="Example: syntic compose corpus.txt --preset tiny --groups 5000"
 )
 @takes(ComposeSettings, corpus=True)
@@ -175,14 +182,14 @@ def compose(
     """Gather texts of one scene and summarise them, for one image each (ICSD, AAAI 2024)."""
     from .stages.compose import compose as stage
 
-    texts = _read_corpus(corpus, given, seed)
     name = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
     settings, run = _chosen(ComposeSettings, given, workspace, name, output)
     encoder = resolve(EncodeSettings, load_preset(name))
+    texts = _read_corpus(corpus, given, seed)
     stage(texts, workspace, settings, encoder, run, seed=seed, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic synthesize corpus.txt --preset tiny")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic synthesize corpus.txt --preset tiny")
 @takes(SynthesizeSettings, corpus=True)
 def synthesize(
     corpus: CorpusOrScenes,
@@ -197,6 +204,7 @@ def synthesize(
     """Generate an image for every text of a corpus, or for every scene that `compose` made."""
     from .stages.synthesize import synthesize as stage
 
+    settings, run = _chosen(SynthesizeSettings, given, workspace, preset, output)
     if corpus.endswith(".h5"):
         if CorpusSettings(**_fields(CorpusSettings, given)) != CorpusSettings():
             raise SynticError(
@@ -206,13 +214,13 @@ def synthesize(
         texts: Corpus | Path = Path(corpus)
     else:
         texts = _read_corpus(corpus, given, seed)
-    settings, run = _chosen(SynthesizeSettings, given, workspace, preset, output)
     if dry_run:
         from . import printing
         from .estimate import estimate_synthesis
         from .stages.synthesize import as_prompts
 
         prompts = as_prompts(texts)
+        console.notes(prompts.said(), quiet=run.quiet)
         printing.print_estimates(
             [estimate_synthesis(prompts, settings, run, seed)], len(prompts.captions)
         )
@@ -220,7 +228,7 @@ def synthesize(
     stage(texts, workspace, settings, run, seed=seed, compiled=compiled, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic encode")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic encode")
 @takes(EncodeSettings)
 def encode(
     workspace: Workspace = WORKSPACE,
@@ -238,7 +246,7 @@ def encode(
     stage(workspace, settings, run, compiled=compiled, synthetic=synthetic, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic select --keep-best 0.8")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic select --keep-best 0.8")
 @takes(SelectSettings, hides=AT_ONCE)
 def select(
     workspace: Workspace = WORKSPACE,
@@ -259,7 +267,7 @@ def select(
     stage(workspace, settings, run, features=features, clip=clip, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic optimize --epochs 50 --force")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic optimize --epochs 50 --force")
 @takes(OptimizeSettings, hides=AT_ONCE)
 def optimize(
     workspace: Workspace = WORKSPACE,
@@ -276,7 +284,7 @@ def optimize(
     stage(workspace, settings, run, seed=seed, features=features, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic detect --threshold 0.6")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic detect --threshold 0.6")
 @takes(DetectSettings)
 def detect(
     workspace: Workspace = WORKSPACE,
@@ -293,7 +301,7 @@ def detect(
     stage(workspace, settings, run, synthetic=synthetic, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic project --temperature 0.0125")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic project --temperature 0.0125")
 @takes(ProjectSettings, hides=AT_ONCE)
 def project(
     workspace: Workspace = WORKSPACE,
@@ -316,7 +324,7 @@ def project(
     stage(workspace, settings, run, features=features, support=support, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic train --no-objects -o plain.h5")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic train --no-objects -o plain.h5")
 @takes(TrainSettings, hides=AT_ONCE)
 def train(
     workspace: Workspace = WORKSPACE,
@@ -348,7 +356,7 @@ def train(
     )
 
 
-@app.command(rich_help_panel=USE, epilog="Example: syntic caption photos/*.jpg --format jsonl")
+@subcommand(rich_help_panel=USE, epilog="Example: syntic caption photos/*.jpg --format jsonl")
 @takes(CaptionSettings, hides=())
 def caption(
     context: typer.Context,
@@ -400,12 +408,11 @@ def caption(
     from .sidecars import Sidecars, common_folder
     from .stages.caption import caption_and_read, shipped_preset
 
-    listed = list_photos(photos, recursive=recursive, stdin=sys.stdin)
     preset = preset or shipped_preset(workspace, captioner)
     preset = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
     settings, run = _chosen(CaptionSettings, given, workspace, preset, output)
-    for note in listed.notes:
-        console.note(note, quiet=run.quiet)
+    listed = list_photos(photos, recursive=recursive, stdin=sys.stdin)
+    console.notes(listed.notes, quiet=run.quiet)
     values = load_preset(preset)
     root, sidecars = common_folder(photos, listed.photos), None
     if sidecar or sidecar_folder:
@@ -435,7 +442,7 @@ def _is_named(context: typer.Context, parameter: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-@app.command(rich_help_panel=USE, epilog="Example: syntic evaluate --references refs.json")
+@subcommand(rich_help_panel=USE, epilog="Example: syntic evaluate --references refs.json")
 @takes(hides=("shard_size", "retry_failed", *ON_RAY))
 def evaluate(
     references: Annotated[
@@ -484,7 +491,10 @@ def evaluate(
         str | None, model("--pretrained", help="Pretrained tag of an open_clip name.")
     ] = None,
     bootstrap: Annotated[
-        int, method("--bootstrap", help="Samples of the paired bootstrap of several.", min=1)
+        int,
+        method(
+            "--bootstrap", help="Samples of the paired bootstrap of several.", min=1, max=1_000_000
+        ),
     ] = 1000,
     format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
     _preset: NoPreset = None,
@@ -521,7 +531,7 @@ def evaluate(
     printing.print_evaluation(found, format.value, quiet=run.quiet)
 
 
-@app.command(rich_help_panel=USE, epilog="Example: syntic inspect syntic-run/captioner.h5")
+@subcommand(rich_help_panel=USE, epilog="Example: syntic inspect syntic-run/captioner.h5")
 def inspect(
     artifact: Annotated[Path, typer.Argument(help="An artifact, or a workspace folder.")],
     format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
@@ -536,7 +546,7 @@ def inspect(
         printing.print_artifact(describe(artifact), format.value)
 
 
-@app.command(rich_help_panel=USE, epilog="Example: syntic report run-a run-b -o both.html")
+@subcommand(rich_help_panel=USE, epilog="Example: syntic report run-a run-b -o both.html")
 def report(
     sources: Annotated[
         list[Path] | None,
@@ -546,7 +556,7 @@ def report(
     ] = None,
     workspace: Workspace = WORKSPACE,
     items: Annotated[
-        int, common("--items", help="Photos, and synthetic images, to show.", min=1)
+        int, common("--items", help="Photos, and synthetic images, to show.", min=1, max=100_000)
     ] = 150,
     output: Annotated[Path, common("--output", "-o", help="The page.")] = Path("report.html"),
     force: Annotated[
@@ -562,7 +572,7 @@ def report(
     stage(sources or [workspace], items=items, output=output, force=force, quiet=quiet)
 
 
-@app.command(
+@subcommand(
     rich_help_panel=USE, epilog="Example: syntic export syntic-run/synthetic.h5 --to webdataset out"
 )
 def export(
@@ -570,7 +580,10 @@ def export(
     target: Annotated[Path, typer.Argument(help="A new folder; for coco a JSON file.")],
     to: Annotated[ExportFormat, common("--to", help="The format.")],
     shard_size: Annotated[
-        int, common("--shard-size", help="Rows in a tar, parquet file or subfolder.", min=1)
+        int,
+        common(
+            "--shard-size", help="Rows in a tar, parquet file or subfolder.", min=1, max=1_000_000
+        ),
     ] = 10_000,
     force: Annotated[
         bool, common("--force", help="Write over files of coco and sidecar.", metavar="")

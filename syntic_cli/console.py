@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TextIO
 
@@ -27,7 +27,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from .errors import shown
+from .errors import count as count  # noqa: PLC0414 - part of this module, too
+from .errors import plural, shown
 
 # Without emoji: names and texts may hold `:x:`, as in `cuda:x:`, and mean it.
 out = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -45,6 +46,12 @@ def note(message: str, *, quiet: bool = False) -> None:
     """One line that a person should know."""
     if not quiet:
         _say(f"[dim]·[/] {escape(shown(message))}")
+
+
+def notes(messages: Iterable[str], *, quiet: bool = False) -> None:
+    """Several notes."""
+    for message in messages:
+        note(message, quiet=quiet)
 
 
 def warn(message: str) -> None:
@@ -69,18 +76,14 @@ def silence(stream: TextIO | None) -> None:
 
 
 def failures(stage: str, errors: Sequence[str], unit: str) -> None:
-    """Say how many rows failed, with the first reason."""
+    """Say how many rows, of one `unit` each, failed, with the first reason."""
     reasons = [error for error in errors if error]
     if reasons:
         warn(
-            f"{stage}: {len(reasons)} of {len(errors)} {unit} failed, the first because: "
-            f"{reasons[0]}; in a workspace the same command with --retry-failed runs them again"
+            f"{stage}: {len(reasons)} of {count(len(errors), unit)} failed, the first because: "
+            f"{reasons[0]}; in a workspace the same command with --retry-failed runs "
+            f"{plural(len(reasons), 'it', 'them')} again"
         )
-
-
-def count(number: int, unit: str) -> str:
-    """A number of things as a person says it: 1 photo, 2 photos."""
-    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def escape_what_cannot_be_encoded() -> None:

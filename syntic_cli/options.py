@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
+from .errors import SynticError, shown
 from .settings import COMMON, METHOD, MODEL, CorpusSettings, Field, Run, fields_of
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -77,7 +79,9 @@ CorpusFile = Annotated[str, typer.Argument(help=f"{TEXTS}.")]
 CorpusOrScenes = Annotated[
     str, typer.Argument(metavar="CORPUS", help=f"{TEXTS}; or a composed.h5.")
 ]
-Seed = Annotated[int, common("--seed", help="Decides every random draw.", min=0)]
+# torch takes no larger one.
+MOST_SEED = 2**63 - 1
+Seed = Annotated[int, common("--seed", help="Decides every random draw.", min=0, max=MOST_SEED)]
 Compile = Annotated[
     bool | None,
     common(
@@ -101,6 +105,30 @@ NoPreset = Annotated[str | None, typer.Option("--preset", hidden=True)]
 NoSeed = Annotated[int, typer.Option("--seed", hidden=True)]
 
 WORKSPACE = Path("syntic-run")
+
+
+class Careful(TyperCommand):
+    """A subcommand that refuses what a variable without a value leaves of an option: nothing.
+
+    A path would make the working folder of it. Nor does a path keep the slash by which a person
+    means a folder where the output is a file.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in self.get_params(ctx):
+            values = given.get(parameter.name or "")
+            flag = parameter.opts[0]
+            flag = flag if flag.startswith("-") else flag.upper()
+            for value in values if isinstance(values, list | tuple) else [values]:
+                if value == "":
+                    raise SynticError(f"{flag}: an empty name was given; is a variable unset?")
+            if parameter.name == "output" and str(values).endswith("/"):
+                raise SynticError(
+                    f"{flag} {shown(values)}: is the name of a folder; name a file, in it or"
+                    " elsewhere"
+                )
+        return super().parse_args(ctx, args)
 
 
 def takes(

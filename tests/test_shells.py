@@ -281,7 +281,7 @@ class TestOutputs:
         for command in (["caption", photos[0]], ["encode"], ["project"], ["train"]):
             result = run_cli(*command, "-w", run, "-o", "")
             assert result.exit_code == 2
-            assert "--output: an empty name was given" in result.stderr
+            assert "--output: an empty name was given; is a variable unset?" in result.stderr
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_a_workspace_that_may_not_be_written(

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from .. import __version__
-from ..errors import DamagedError, MissingError
+from ..errors import DamagedError, MissingError, count
 from ..schema import SCHEMA, STAGES, Column
 from .heaps import has_broken_heap
 from .recipe import Input, Recipe
@@ -141,8 +141,8 @@ class Artifact:
             length = len(self._file[name])
             if lengths.setdefault(column.axis, length) != length:
                 raise DamagedError(
-                    f"{self.path}: {name!r} has {length} rows where "
-                    f"{lengths[column.axis]} are expected; make it again"
+                    f"{self.path}: {name!r} has {count(length, 'row')} where "
+                    f"{lengths[column.axis]} should be; make it again"
                 )
             values = self._file[name]
             numeric = values.dtype.kind in "biuf"

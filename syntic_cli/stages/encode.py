@@ -78,7 +78,7 @@ def encode(
                 work = Encoding(pairs.path, pairs.state, settings, name, compiled, composed)
                 map_work(draft, max(pairs.rows, pairs.text_rows), work, run)
     with Artifact(path) as made:
-        console.failures(ENCODE.name, made.texts("error"), "pairs")
+        console.failures(ENCODE.name, made.texts("error"), "pair")
     return path
 
 

@@ -37,6 +37,8 @@ _NAMED = re.compile(rf"(.+?{_PHOTO})(?:#\d+)?(?:\s*[\t,;|:]\s*|\s+)(\S.*)", re.I
 _PHOTO_ALONE = re.compile(rf"\S+{_PHOTO}\s*", re.IGNORECASE)
 # Lines that all end so are names, blanks within them or not.
 _PHOTO_LAST = re.compile(rf".+{_PHOTO}\s*", re.IGNORECASE)
+# A line in quotes as a table writes a cell of it, perhaps with the comma of a list.
+QUOTED = re.compile(r'\s*"((?:[^"]|"")*)"\s*,?\s*')
 # JSON: an object's key comes first, or a list of strings.
 _JSON = re.compile(r'(?:\[\s*)?\{\s*"[^"\n]+"\s*:|\[\s*"(?:[^"\\\n]|\\.)*"\s*,\s*"')
 # How other things begin that are text as far as their characters go.
@@ -66,12 +68,14 @@ class Format:
         delimiter: of a table, if its header does not tell another.
         unquoted: the last cell of a row takes the rest of its line.
         line: of `lines`: photo and text.
+        quoted: the lines of `txt` are in quotes, which are no part of their texts.
     """
 
     kind: str
     delimiter: str = ","
     unquoted: bool = False
     line: re.Pattern[str] = _TOKEN
+    quoted: bool = False
 
 
 def sniffed(file: TextFile, what: str, texts: Collection[str]) -> tuple[Format, list[str]]:
@@ -147,6 +151,9 @@ def _sniffed_lines(file: TextFile, start: str, texts: Collection[str]) -> tuple[
     if lines[0].lower().startswith("sep=") or (columns & set(texts) and columns & _OTHER_COLUMNS):
         note = f"{file.name}: read as a table, of which the first line names the columns"
         return Format("table", delimiter, unquoted=True), [note]
+    if len(lines) > 1 and len(columns) == 1 and columns & set(texts):
+        note = f"{file.name}: its first line, `{lines[0].strip()}`, is read as the name of a column"
+        return Format("table", delimiter, unquoted=True), [note]
     for pattern in (_TOKEN, _NAMED):
         # A line alone might speak of a file.
         if all(map(pattern.fullmatch, lines)) and (pattern is _TOKEN or len(lines) > 1):
@@ -155,10 +162,11 @@ def _sniffed_lines(file: TextFile, start: str, texts: Collection[str]) -> tuple[
     listed = _PHOTO_LAST if len(lines) > 1 else _PHOTO_ALONE
     if all(map(listed.fullmatch, lines)):
         raise SynticError(f"{file.name} lists photos, not texts: name the file of their captions")
-    notes = []
+    quoted = len(lines) > 1 and not named_token and all(map(QUOTED.fullmatch, lines))
+    notes = [f"{file.name}: read without the quotes around its lines"] if quoted else []
     if len(lines) > 2 and all("\t" in line.strip() for line in lines):
         notes.append(
             f"{file.name}: every line holds a tab and is read as one text; if it is a table, name"
             " its columns in a first line and the file .tsv"
         )
-    return Format("lines" if named_token else "txt"), notes
+    return Format("lines" if named_token else "txt", quoted=quoted), notes

@@ -15,10 +15,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..errors import SynticError, shown
+from ..errors import SynticError, count, shown
 from . import tables
-from .fields import Fields, Record, Wanted, find_key, is_nothing, some
-from .formats import PHOTO_FIELDS, Format, sniffed
+from .fields import (
+    Fields,
+    Record,
+    Wanted,
+    cell,
+    find_key,
+    is_nothing,
+    json_object,
+    refuse_twice,
+    some,
+)
+from .formats import PHOTO_FIELDS, QUOTED, Format, sniffed
 from .streams import MOST_IN_A_LINE, TextFile
 
 _SPACE = re.compile(r"\s*")
@@ -86,7 +96,7 @@ class Texts:
         """
         if self.wanted.split is not None:
             raise SynticError(f"{self.name} is plain text, which has no splits: omit --split")
-        return self.file.lines()
+        return map(_unquoted, self.file.lines()) if self.format.quoted else self.file.lines()
 
     def records(self) -> Iterator[Record]:
         """Give the texts of any format in order, those of the wanted splits.
@@ -137,7 +147,7 @@ class Texts:
                 )
 
     def _json_lines(self) -> Iterator[tuple[int, object]]:
-        decode = json.JSONDecoder().decode
+        decode = json.JSONDecoder(object_pairs_hook=json_object).decode
         for number, line in enumerate(self.file.lines(MOST_IN_A_LINE), 1):
             try:
                 yield number, (decode(line) if line.strip() else None)
@@ -164,10 +174,12 @@ class Texts:
 
         def trimmed(pairs: list[tuple[str, object]]) -> dict[str, object]:
             # Karpathy's file is mostly lists of tokens: without them it takes half the memory.
-            return {
-                key: value if type(value) is not list or key.strip().lower() in used else None
-                for key, value in pairs
-            }
+            return json_object(
+                [
+                    (key, value if type(value) is not list or key.strip().lower() in used else None)
+                    for key, value in pairs
+                ]
+            )
 
         decoder = json.JSONDecoder(object_pairs_hook=trimmed)
         line, counted, at = 1, 0, 0
@@ -189,6 +201,7 @@ class Texts:
             self.fields.unit = "entry"
             return self._items(enumerate(document, 1))
         if isinstance(document, dict):
+            refuse_twice(document, self.name)
             if isinstance(document.get("annotations"), list):
                 return self._coco(document)
             if isinstance(document.get("images"), list):
@@ -271,6 +284,7 @@ class Texts:
                     f"{self.place(number)}: no list of `sentences`, so no captions; give Karpathy's"
                     " dataset file"
                 )
+            refuse_twice(image, self.place(number))
             split = self.fields.split(image, number)
             photo = identifier = None
             sentences = image["sentences"]
@@ -323,14 +337,14 @@ class Texts:
                 continue
             if len(cells) != len(names):
                 raise SynticError(
-                    f"{self.place(number)}: {len(cells)} fields where the first row names"
+                    f"{self.place(number)}: {count(len(cells), 'field')} where the first row names"
                     f" {len(names)}; quote a text that holds the separator"
                 )
             yield Record(
-                self.fields.sound(cells[text], number),
-                None if photo is None else cells[photo].strip(),
-                split=None if split is None else cells[split].strip(),
-                error="" if error is None else cells[error],
+                self.fields.sound(cell(cells[text]), number),
+                None if photo is None else cell(cells[photo].strip()),
+                split=None if split is None else cell(cells[split].strip()),
+                error="" if error is None else cell(cells[error]),
                 number=number,
             )
 
@@ -346,10 +360,9 @@ class Texts:
 
 
 def _unquoted(text: str) -> str:
-    """A text without the quotes in which a table would put it."""
-    inner = text[1:-1].replace('""', "")
-    is_quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inner
-    return text[1:-1].replace('""', '"') if is_quoted else text
+    """A text without the quotes in which a table or a list would put it."""
+    found = QUOTED.fullmatch(text)
+    return found[1].replace('""', '"') if found else text
 
 
 def _after_space(text: str, at: int) -> int:
