@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import warnings
@@ -13,6 +14,7 @@ import typer
 
 from . import __version__, console
 from .errors import Interrupted, SynticError
+from .interrupts import tidy_end
 from .options import (
     WORKSPACE,
     Careful,
@@ -451,8 +453,9 @@ def evaluate(
     captions: Annotated[
         list[Path] | None,
         typer.Argument(
+            readable=False,
             help="captions.h5, COCO results, or what caption printed; else the run's. Several are "
-            "compared."
+            "compared.",
         ),
     ] = None,
     workspace: Workspace = WORKSPACE,
@@ -533,7 +536,9 @@ def evaluate(
 
 @subcommand(rich_help_panel=USE, epilog="Example: syntic inspect syntic-run/captioner.h5")
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="An artifact, or a workspace folder.")],
+    artifact: Annotated[
+        Path, typer.Argument(help="An artifact, or a workspace folder.", readable=False)
+    ],
     format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
 ) -> None:
     """Show what an artifact holds, its settings, and what it was made from."""
@@ -551,7 +556,9 @@ def report(
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Workspaces, or files of captions, to set side by side.", show_default="-w"
+            readable=False,
+            help="Workspaces, or files of captions, to set side by side.",
+            show_default="-w",
         ),
     ] = None,
     workspace: Workspace = WORKSPACE,
@@ -576,8 +583,12 @@ def report(
     rich_help_panel=USE, epilog="Example: syntic export syntic-run/synthetic.h5 --to webdataset out"
 )
 def export(
-    artifact: Annotated[Path, typer.Argument(help="synthetic.h5, captions.h5, or features.")],
-    target: Annotated[Path, typer.Argument(help="A new folder; for coco a JSON file.")],
+    artifact: Annotated[
+        Path, typer.Argument(help="synthetic.h5, captions.h5, or features.", readable=False)
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="A new folder; for coco a JSON file.", readable=False)
+    ],
     to: Annotated[ExportFormat, common("--to", help="The format.")],
     shard_size: Annotated[
         int,
@@ -613,17 +624,34 @@ def _root(
     pass
 
 
+# What the system answers where a stream cannot take what is written to it.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+
+def _refuse_deleted_folder() -> None:
+    """Refuse to work where no relative name means anything; libraries do not even load there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise SynticError(
+            f"the working folder cannot be found ({error.strerror}): change to one that is there"
+        ) from error
+
+
 def main() -> None:
     """Run the command line: one line and exit code 2 for what a user can act on."""
     console.escape_what_cannot_be_encoded()
+    console.widen()
     # What Pillow thinks of a photo's metadata is not what is asked; what it cannot read, rows say.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        try:
-            app(standalone_mode=True)
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+        _refuse_deleted_folder()
+        with tidy_end():
+            try:
+                app(standalone_mode=True)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
     except SynticError as error:
         console.error(str(error))
         raise SystemExit(2) from None
@@ -639,8 +667,15 @@ def main() -> None:
         for stream in (sys.stdout, sys.stderr):
             console.silence(stream)
         raise SystemExit(1) from None
+    except (ImportError, MemoryError) as error:
+        # Libraries map gigabytes, which a limit on memory may forbid.
+        reason = str(error) or "out of memory"
+        console.error(f"a library cannot be used ({reason}): free memory, or install it again")
+        raise SystemExit(2) from None
     except OSError as error:
         # Stages turn what goes wrong with artifacts into errors of their own.
         console.silence(sys.stdout)
-        console.error(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        # Only a stream that is written to fails with a number and no name.
+        where = error.filename or ("standard output" if error.errno in _FULL else "")
+        console.error(": ".join(filter(None, [where, error.strerror or str(error)])))
         raise SystemExit(2) from None

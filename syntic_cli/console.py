@@ -35,6 +35,7 @@ out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 LOG_SECONDS = 30.0
+LEAST_WIDTH = 40
 
 
 def error(message: str) -> None:
@@ -91,6 +92,15 @@ def escape_what_cannot_be_encoded() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def widen() -> None:
+    """Show everything where COLUMNS, or a terminal, leaves less room than a table needs: in no
+    column at all rich shows nothing, and says nothing."""
+    if os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) < LEAST_WIDTH:
+        os.environ["COLUMNS"] = str(LEAST_WIDTH)  # for what Typer shows
+    for shown_by in (out, err):
+        shown_by.width = max(shown_by.width, LEAST_WIDTH)
 
 
 _parts: list[str] = []

@@ -45,19 +45,24 @@ class ExportFormat(str, Enum):
     sidecar = "sidecar"
 
 
+def _option(*names: str, **options: Any) -> Any:
+    # Whether a file may be read is told in a line by whoever reads it.
+    return typer.Option(*names, readable=False, **options)
+
+
 def common(*names: str, help: str, **options: Any) -> Any:
     """An option that most subcommands have."""
-    return typer.Option(*names, help=help, rich_help_panel=COMMON, **options)
+    return _option(*names, help=help, rich_help_panel=COMMON, **options)
 
 
 def model(*names: str, help: str, **options: Any) -> Any:
     """An option that names an input or a model."""
-    return typer.Option(*names, help=help, rich_help_panel=MODEL, **options)
+    return _option(*names, help=help, rich_help_panel=MODEL, **options)
 
 
 def method(*names: str, help: str, **options: Any) -> Any:
     """An option that changes what is computed."""
-    return typer.Option(*names, help=help, rich_help_panel=METHOD, **options)
+    return _option(*names, help=help, rich_help_panel=METHOD, **options)
 
 
 Workspace = Annotated[

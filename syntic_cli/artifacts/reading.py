@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ class Artifact:
         if not self.path.is_file():
             # A pipe with no writer would be waited for without end.
             raise DamagedError(f"{self.path}: is not a regular file, so no artifact; name another")
+        if not os.access(self.path, os.R_OK):
+            raise DamagedError(f"{self.path}: may not be read; change its permissions")
         try:
             if has_broken_heap(self.path):
                 raise OSError("a heap of its strings is damaged")
