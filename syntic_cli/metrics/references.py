@@ -18,6 +18,7 @@ from ..texts.formats import PHOTO_FIELDS, TEXT_FIELDS
 from ..texts.records import Texts, open_texts
 
 _NO_CAPTION = "name the captions so"
+_PRINTED = ("log_probability", "what `syntic caption` printed, not references: name those")
 # A COCO results file has image_id, what `syntic caption` prints has path.
 _CANDIDATE_FIELDS = ("image_id", *(name for name in PHOTO_FIELDS if name != "image_id"))
 # 000000123456.jpg and COCO_val2014_000000123456.jpg; not the hex digits that end Flickr8k's names.
@@ -273,7 +274,7 @@ def load_references(
         SynticError: the file cannot be read or understood, or no caption is left; the message names
             the line or entry.
     """
-    wanted = Wanted("references", TEXT_FIELDS, PHOTO_FIELDS, split, _NO_CAPTION)
+    wanted = Wanted("references", TEXT_FIELDS, PHOTO_FIELDS, split, _NO_CAPTION, _PRINTED)
     captions: dict[str, list[str]] = {}
     ids: dict[str, str] = {}
     empty: list[str] = []
@@ -294,6 +295,9 @@ def load_references(
                 if record.id is not None:
                     ids[record.id] = photo
         name, notes = texts.name, list(texts.notes)
+        is_list = texts.fields.unit == "entry"
+    if is_list and max(map(len, captions.values()), default=2) == 1:
+        notes.append(f"{name} has one caption a photo, as results have; are these references?")
     if not captions:
         reason = ", only empty ones" if empty else ""
         raise SynticError(f"{name}: holds no reference caption{reason}; name another file")

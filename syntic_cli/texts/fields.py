@@ -67,6 +67,7 @@ class Wanted:
         photos: the fields that may name its photo; none where photos do not matter.
         split: keep only records of this split (of any of these, separated by commas).
         hint: what to do where no field holds the text.
+        wrong: a field that such a file never has, and what a file is that has it.
     """
 
     what: str = "corpus"
@@ -74,6 +75,7 @@ class Wanted:
     photos: tuple[str, ...] = ()
     split: str | None = None
     hint: str = "name the text's field by --text-field"
+    wrong: tuple[str, str] | None = None
 
 
 @dataclass
@@ -116,6 +118,11 @@ class Fields:
             )
         return key
 
+    def refuse_wrong(self, record: Collection[str]) -> None:
+        """Refuse a record that only files of another kind have."""
+        if self.wanted.wrong and self.wanted.wrong[0] in record:
+            raise SynticError(f"{self.name} is {self.wanted.wrong[1]}")
+
     def text(self, record: dict[str, Any], number: int) -> str | None:
         """The text of a record; None where it is null."""
         key = self.wanted.texts[0]
@@ -137,6 +144,8 @@ class Fields:
         """The name or id of a photo, as a text, be it a number or a text there."""
         key = self.field(record, fields, number, "name the photo so")
         value = record[key]
+        if isinstance(value, float) and value.is_integer():  # as pandas makes of ids with gaps
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
             raise SynticError(
                 f"{self.place(number)}: no `{key}` that is a number or a text; correct it"

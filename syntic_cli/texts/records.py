@@ -55,6 +55,8 @@ def open_texts(source: str | Path, encoding: str, wanted: Wanted) -> Iterator[Te
     """
     with TextFile(source, encoding, wanted.what) as file:
         format, notes = sniffed(file, wanted.what, wanted.texts)
+        if file.seems_utf8:
+            notes = [f"{file.name}: seems to be UTF-8, but is read as {encoding}", *notes]
         yield Texts(file, Fields(file.name, wanted), format, notes)
 
 
@@ -96,7 +98,10 @@ class Texts:
         """
         if self.wanted.split is not None:
             raise SynticError(f"{self.name} is plain text, which has no splits: omit --split")
-        return map(_unquoted, self.file.lines()) if self.format.quoted else self.file.lines()
+        quoted = self.format.quoted
+        if quoted is None:
+            return self.file.lines()
+        return (_unquoted(line, quoted) for line in self.file.lines())
 
     def records(self) -> Iterator[Record]:
         """Give the texts of any format in order, those of the wanted splits.
@@ -227,6 +232,7 @@ class Texts:
                 yield Record(fields.text(fields.object(item, number), number), number=number)
             else:
                 record = fields.object(item, number)
+                fields.refuse_wrong(record)
                 yield Record(
                     fields.text(record, number),
                     fields.photo(record, wanted.photos, number) if wanted.photos else None,
@@ -322,6 +328,7 @@ class Texts:
         names = [name.strip() for name in cells]
         if not names:
             return
+        self.fields.refuse_wrong(names)
         text = self._column(names, wanted.texts, first, wanted.hint)
         photo = split = error = None
         if wanted.photos:
@@ -351,7 +358,7 @@ class Texts:
     def _column(self, names: list[str], fields: Sequence[str], number: int, hint: str) -> int:
         """Where the first of these fields stands among the columns; there must be one alone."""
         key = self.fields.field(names, fields, number, hint)
-        if names.count(key) > 1:
+        if [name.lower() for name in names].count(key.lower()) > 1:
             raise SynticError(
                 f"{self.place(number)}: more than one column is named `{shown(key)}`; rename all"
                 " but the right one"
@@ -359,10 +366,12 @@ class Texts:
         return names.index(key)
 
 
-def _unquoted(text: str) -> str:
+def _unquoted(text: str, quoted: re.Pattern[str] = QUOTED) -> str:
     """A text without the quotes in which a table or a list would put it."""
-    found = QUOTED.fullmatch(text)
-    return found[1].replace('""', '"') if found else text
+    found = quoted.fullmatch(text)
+    if found is None:
+        return text
+    return found[1].replace('""', '"') if quoted is QUOTED else found[1]
 
 
 def _after_space(text: str, at: int) -> int:
