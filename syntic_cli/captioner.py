@@ -45,6 +45,7 @@ IMAGES_A_PASS = {"cpu": 4}
 # A feature of the same text by the same model differs by rounding alone.
 SAME_FEATURE = 0.99
 PROBED_TEXTS = 8
+NOT_FINITE = "the models' numbers for it are not finite; is --temperature or --dtype to blame?"
 
 
 @dataclass(frozen=True)
@@ -256,11 +257,11 @@ class Captioner:
                 read.note,
             )
 
-    def _describe(self, photos: Sequence[_Photo]) -> list[_Described]:
+    def _describe(self, photos: Sequence[_Photo]) -> list[_Described | SynticError]:
         parts = self._fitting.run(lambda a, b: self._describe_batch(photos[a:b]), len(photos))
         return [described for part in parts for described in part]
 
-    def _describe_batch(self, photos: Sequence[_Photo]) -> list[_Described]:
+    def _describe_batch(self, photos: Sequence[_Photo]) -> list[_Described | SynticError]:
         import torch
 
         from .method.projection import project
@@ -288,7 +289,7 @@ class Captioner:
         captions, log_probabilities = self._write(prefix, images)
         notes = [photo.note for photo in photos]
         return [
-            _Described(*described)
+            _Described(*described) if np.isfinite(described[1]) else SynticError(NOT_FINITE)
             for described in zip(captions, log_probabilities, objects, notes, strict=True)
         ]
 

@@ -128,7 +128,10 @@ class Careful(TyperCommand):
             for value in values if isinstance(values, list | tuple) else [values]:
                 if value == "":
                     raise SynticError(f"{flag}: an empty name was given; is a variable unset?")
-            if parameter.name == "output" and str(values).endswith("/"):
+            is_file = parameter.name == "output" or (
+                parameter.name == "target" and given.get("to") == "coco"
+            )
+            if is_file and str(values).endswith("/"):
                 raise SynticError(
                     f"{flag} {shown(values)}: is the name of a folder; name a file, in it or"
                     " elsewhere"

@@ -40,8 +40,10 @@ BATCH = up_to(65_536)
 # The weights of a decoder, with their gradients and Adam's two moments, take 16 bytes each.
 MOST_WEIGHTS = 2_000_000_000
 POSITIVE = Range(lambda value: 0 < value < inf, "must be a number above 0")
-# The cosines over it must stay numbers in float32.
-TEMPERATURE = Range(lambda value: 1e-6 <= value < inf, "must be a number of at least 0.000001")
+# The cosines over it must stay numbers in float32, and differ.
+TEMPERATURE = Range(
+    lambda value: 1e-6 <= value <= 1e6, "must be a number of at least 0.000001 and at most 1000000"
+)
 SECONDS = Range(lambda value: 0 < value <= 86_400, "must be above 0 and at most 86,400 (a day)")
 NOT_NEGATIVE = Range(lambda value: 0 <= value < inf, "must be a number of 0 or more")
 SHARE = Range(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
@@ -281,7 +283,7 @@ class TrainSettings:
     ] = 500
     weight_decay: Annotated[float, Option("AdamW's weight decay.", NOT_NEGATIVE)] = 0.01
     label_smoothing: Annotated[float, Option("Share spread over all tokens.", SHARE)] = 0.1
-    max_length: Annotated[int, Option("Tokens kept of a caption.", up_to(1_024))] = 40
+    max_length: Annotated[int, Option("Tokens kept of a caption.", up_to(1_024, least=2))] = 40
     noise: Annotated[float, Option("Deviation of noise on the prefix, as CapDec's.", SHARE)] = 0.0
     validation: Annotated[float, Option("Share of the pairs held out.", SHARE)] = 0.02
     weigh: Annotated[

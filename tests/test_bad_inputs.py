@@ -509,6 +509,14 @@ ARTIFACTS = [
         "output is a folder",
         lambda at: ["project", "-o", at.folder], "is a folder, not an artifact",
     ),
+    Row("output a pipe", lambda at: ["project", "-o", fifo(at.folder)],
+        "is a device or a pipe, which no file can replace"),
+    Row("output what a process has open", lambda at: ["caption", *at.photos, "-o",
+        link_to(at.folder, "/proc/self/fd/2")], "is a device or a pipe, which no file can replace"),
+    Row("COCO's file a pipe", lambda at: ["export", at.workspace / "captions.h5", fifo(at.folder),
+        "--to", "coco", "--force"], "is a device or a pipe, which no file can replace"),
+    Row("report a pipe", lambda at: ["report", at.workspace, "-o", fifo(at.folder), "--force"],
+        "is a device or a pipe, which no file can replace"),
     Row(
         "output below a file",
         lambda at: ["project", "-o", at.corpus / "p.h5"], "cannot be written",
@@ -567,6 +575,7 @@ OPTIONS = [
         for arguments, says in (
             (("optimize", "--temperature", 0), "--temperature 0.0: must be a number of at least"),
             (("project", "--temperature", 1e-40), "--temperature 1e-40: must be a number of at le"),
+            (("project", "--temperature", 1e308), "0.000001 and at most 1000000"),
             (("optimize", "--lr", "nan"), "--lr nan: must be a number above 0"),
             (("optimize", "--epochs", 0), "--epochs 0: must be at least 1"),
             (("project", "--temperature", -1), "--temperature -1.0: must be"),
@@ -576,6 +585,9 @@ OPTIONS = [
             (("train", "--validation", 1), "--validation 1.0: must be"),
             (("train", "--tokenizer", "words", "--force"), "--tokenizer words"),
             (("train", "--tokenizer", "bpe:2", "--force"), "--tokenizer bpe:2"),
+            (("train", "--tokenizer", f"bpe:{10**12}", "--force"), "and at most 1,000,000"),
+            (("train", "--tokenizer", "bpe:5000²", "--force"), "--tokenizer bpe:5000²: give clip"),
+            (("train", "--max-length", 1), "--max-length 1: must be at least 2"),
             (("encode", "--device", "tpu", "--force"), "--device tpu: give auto, cpu, cuda"),
             (("encode", "--device", "cuda:99", "--force"), "--device cuda:99: this machine has"),
             (("encode", "--dtype", "int8", "--force"), "--dtype int8: give auto, float32"),
@@ -610,6 +622,7 @@ OPTIONS = [
             (("report", ""), "SOURCES: an empty name was given"),
             (("report", "-o", "pages/"), "--output pages/: is the name of a folder; name a file"),
             (("export", "a.h5", "", "--to", "coco"), "TARGET: an empty name was given"),
+            (("export", "a.h5", "coco/", "--to", "coco"), "TARGET coco/: is the name of a folder"),
             (("project", "-o", "plain/"), "--output plain/: is the name of a folder; name a file"),
             (("project", "-o", "."), ".: is a folder, not an artifact; give --output the name of"),
             (
@@ -723,6 +736,11 @@ def fifo(folder: Path) -> Path:
     """A pipe that nobody writes to: opening it would wait for ever."""
     os.mkfifo(folder / "pipe.jpg")
     return folder / "pipe.jpg"
+
+
+def link_to(folder: Path, target: str) -> Path:
+    (folder / "link.h5").symlink_to(target)
+    return folder / "link.h5"
 
 
 def good_references(at: Place) -> Path:

@@ -20,6 +20,7 @@ from .reading import Artifact, written_by
 from .recipe import Recipe
 from .shards import Draft
 from .workspace import preset_remembered
+from .writing import refuse_special
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", "")
 # File systems take names of 255 bytes; those of shards and kept artifacts are up to 50 longer.
@@ -66,6 +67,7 @@ def making(
             f"{path}: is a folder, not an artifact; give --output the name of a file, in it or "
             "elsewhere"
         )
+    refuse_special(path)
     if path.suffix.lower() not in SUFFIXES:
         raise SynticError(
             f"--output {path}: an artifact is HDF5, so name it .h5; other formats are printed "
