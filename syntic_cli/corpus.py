@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import SynticError, count
+from .errors import SynticError, count, shown
 from .texts.characters import tidy
 from .texts.fields import Wanted
-from .texts.formats import TEXT_FIELDS
+from .texts.formats import NO_CAPTION, NUMBER, TEXT_FIELDS
 from .texts.records import open_texts
 
 
@@ -105,6 +105,13 @@ def read_corpus(
         texts = opened.lines() if plain else (record.text or "" for record in opened.records())
         captions, empty, long = _tidied(texts, max_words)
         name, notes = opened.name, opened.notes
+    for no_caption in (NO_CAPTION,) if plain else (NO_CAPTION, NUMBER):
+        if captions and all(map(no_caption.fullmatch, captions)):
+            raise SynticError(
+                f"{name}: its texts are names, addresses or numbers, such as"
+                f" {shown(captions[0][:80])}; name the field of captions by --text-field, or"
+                " another file"
+            )
     kept = captions if sample is None else _sampled(captions, sample, seed)
     if not kept:
         raise SynticError(_nothing_left(name, len(captions), empty, long, max_words))

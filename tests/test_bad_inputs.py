@@ -354,6 +354,38 @@ CORPUS = [
         "lines from 0 on", synthesize("c.txt", "(0) a dog\n(1) a cat\n"), "its number", 0, new=True
     ),
     Row(
+        "lines with ids",
+        synthesize("c.txt", "391895 a dog\n184613 a cat\n"),
+        "every line begins with an id, read",
+        0,
+        new=True,
+    ),
+    Row(
+        "lines with startseq",
+        synthesize("c.txt", "startseq a dog endseq\nstartseq a cat endseq\n"),
+        "every line begins with `startseq`",
+        0,
+        new=True,
+    ),
+    Row(
+        "a table in quotes without a header",
+        synthesize("c.txt", '"a.jpg","a dog"\n"b.jpg","b"\n'),
+        "read as lines of a photo's name and a text",
+        0,
+        new=True,
+    ),
+    Row(
+        "a column of photos",
+        synthesize("c.csv", "text\na.jpg\nb.png\n"),
+        "its texts are names, addresses or numbers, such as a.jpg; name the field",
+    ),
+    Row(
+        "a field of addresses",
+        synthesize("c.jsonl", '{"text": "http://a.b/c?d=e"}\n'),
+        "its texts are names, addresses or numbers",
+    ),
+    Row("a column of numbers", synthesize("c.csv", "comment\n1\n2.5\n"), "its texts are names, "),
+    Row(
         "a bulleted list",
         synthesize("c.txt", "* a dog\n* a cat\n"),
         "every line begins with `*`, read",

@@ -241,6 +241,28 @@ def test_deep_colours_beside_an_alpha_are_scaled_too(white: int, clear: int) -> 
     assert np.abs(found - [[0, 255, 127], WHITE]).max() <= 1
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_a_tiff_that_pillow_takes_for_another_is_refused(order: str) -> None:
+    signed = tiff_of(np.zeros((4, 4), np.int8), order)
+    with pytest.raises(SynticError, match=r"x cannot be decoded \(its bytes are signed"):
+        decode_image(signed, "x")
+    deep = tiff_of(np.zeros((4, 4, 3), np.uint16), order)
+    entry = struct.pack(order + "HHIHH", 278, 4, 1, 4, 0)[:8]
+    assert entry in deep  # the rows of a strip, which one strip can do without
+    planes = struct.pack(order + "HHIHH", 284, 3, 1, 2, 0)
+    at = deep.index(entry)
+    with pytest.raises(SynticError, match="its colours of 16 bits lie plane by plane"):
+        decode_image(deep[:at] + planes + deep[at + 12 :], "x")
+
+
+def test_deep_greys_of_which_0_is_white_are_turned_round() -> None:
+    samples = np.array([[0, 2000, 4095]], np.uint16)
+    data = tiff_of(samples).replace(
+        struct.pack("<HHII", 262, 4, 1, 1), struct.pack("<HHII", 262, 4, 1, 0)
+    )
+    assert pixels_of(decode_image(data, "x"))[0, :, 0].tolist() == [255, 255 - 125, 0]
+
+
 @pytest.mark.parametrize("sample", [float("nan"), float("inf"), -float("inf")])
 def test_a_float_photo_without_a_number_is_refused(tmp_path: Path, sample: float) -> None:
     photo = tmp_path / "depth.tif"

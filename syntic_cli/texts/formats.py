@@ -34,7 +34,7 @@ _TOKEN = re.compile(r"(.+?)#\d+\t(.*)")
 # The same with any separator, where the name ends as those of photos do.
 _PHOTO = r"\.(?:jpe?g|jfif|png|webp|gif|bmp|tiff?|hei[cf]|avif|jp2)"
 _NAMED = re.compile(
-    rf"(.+?{_PHOTO})(?:#\d+)?(?:\s*(?:[\t,;|:=]|[=-]>)\s*|\s+)(\S.*)", re.IGNORECASE
+    rf'"?(.+?{_PHOTO})"?(?:#\d+)?(?:\s*(?:[\t,;|:=]|[=-]>)\s*|\s+)(\S.*)', re.IGNORECASE
 )
 _PHOTO_ALONE = re.compile(rf"\S+{_PHOTO}\s*", re.IGNORECASE)
 # Lines that all end so are names, blanks within them or not.
@@ -47,8 +47,12 @@ _OTHER_QUOTES = [
 ]
 # What stands before the texts of a list: a number, or a mark, which holds no letter or begins and
 # ends as none does, such as `-`, `*` or `<s>`.
-_NUMBERED = re.compile(r"\s*[\[(]?(\d+)[\])]?[.:)]*\s+\S")
-_MARKED = re.compile(r"\s*([^\w\s\"'“„«「][^\w\s]*|<\S+>|\[\S+\])\s+\S")
+_NUMBERED = re.compile(r"\s*([\[(#]?)(\d+)([\].:)]*)\s+\S")
+_MARKED = re.compile(r"\s*([^\w\s\"'“„«「][^\w\s]*|<\S+>|\[\S+\]|startseq)\s+\S")
+_LEAST_IN_AN_ID = 5
+# What stands where a caption should, in a field that is another: a photo or page, or a number.
+NO_CAPTION = re.compile(rf"\S+{_PHOTO}|https?://\S+", re.IGNORECASE)
+NUMBER = re.compile(r"\d[\d.]*")
 # JSON: an object's key comes first, or a list of strings.
 _JSON = re.compile(r'(?:\[\s*)?\{\s*"[^"\n]+"\s*:|\[\s*"(?:[^"\\\n]|\\.)*"\s*,\s*"')
 # How other things begin that are text as far as their characters go.
@@ -195,11 +199,15 @@ def _plain(name: str, lines: Sequence[str]) -> tuple[Format, list[str]]:
 
 def _mark_of(lines: Sequence[str]) -> str:
     """What no text begins with, but all of these lines do: their number, or a mark."""
-    numbers = [_NUMBERED.match(line) for line in lines]
-    if len(lines) > 1 and all(numbers):
-        found = [int(number[1]) for number in numbers if number]
-        if found == [*range(found[0], found[0] + len(found))]:
+    numbers = [number for line in lines if (number := _NUMBERED.match(line))]
+    if len(lines) > 1 and len(numbers) == len(lines):
+        first = int(numbers[0][2])
+        counted = all(int(number[2]) == row for row, number in enumerate(numbers, first))
+        # Two lines may well be of 2 dogs and of 3 cats.
+        if counted and (len(lines) > 2 or all(number[1] or number[3] for number in numbers)):
             return "its number"
+        if all(len(number[2]) >= _LEAST_IN_AN_ID for number in numbers):
+            return "an id"
     marks = [_MARKED.match(line) for line in lines]
     found_marks = {mark[1] for mark in marks if mark}
     if len(lines) > 1 and all(marks) and len(found_marks) == 1:
