@@ -104,6 +104,7 @@ class Captioner:
         objects: DetectSettings | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        openvino: bool = True,
     ) -> Captioner:
         """Load a captioner and the frozen models that it names.
 
@@ -115,6 +116,7 @@ class Captioner:
             clip, detector: other places of the frozen models than those it was trained with.
             objects: a detector of objects to be shown, for a captioner that uses none.
             device, dtype: where the models run, and in what.
+            openvino: let OpenVINO run the frozen models on a processor, where it is installed.
 
         Raises:
             MissingError: where a file or a model is not there.
@@ -133,6 +135,7 @@ class Captioner:
                 objects=objects,
                 device=device,
                 dtype=dtype,
+                openvino=openvino,
             )
 
     @staticmethod
@@ -146,6 +149,7 @@ class Captioner:
         objects: DetectSettings | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        openvino: bool = True,
     ) -> Captioner:
         """Load the captioner that is in an open artifact of `train`; see `load`."""
         import torch
@@ -158,12 +162,13 @@ class Captioner:
         where = find_device(device)
         kind = find_dtype(dtype, where)
         decoder = _load_decoder(artifact).to(where).eval().requires_grad_(False)
-        dual_encoder = load_clip(_clip_settings(artifact, clip), where, kind)
+        chosen = _clip_settings(artifact, clip)
+        dual_encoder = load_clip(chosen, where, kind, with_openvino=openvino)
         _refuse_other_features(artifact, dual_encoder)
         # A decoder may attend to retrieved texts alone.
         tags = decoder.config.objects and artifact.recipe.settings.get("objects", True)
         detect = _detector_settings(artifact, detector) if tags else objects
-        finder = load_detector(detect, where, kind) if detect else None
+        finder = load_detector(detect, where, kind, with_openvino=openvino) if detect else None
         vocabulary = artifact.texts("vocabulary")
         if tags and finder is not None and finder.vocabulary != vocabulary:
             raise ConflictError(
@@ -172,7 +177,7 @@ class Captioner:
             )
         names = [torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(where)]
         keys = retriever = None
-        if artifact.attributes["projection"] or "words" in artifact:
+        if artifact.attribute("projection", bool) or "words" in artifact:
             said, texts = _support(artifact, support)
             keys = torch.from_numpy(said).float().to(where)
         if keys is not None and "words" in artifact:
@@ -183,9 +188,8 @@ class Captioner:
             finder,
             decoder,
             from_bytes(artifact.numbers("tokenizer")),
-            support=keys if artifact.attributes["projection"] else None,
-            temperature=settings.temperature
-            or float(artifact.attributes["projection_temperature"]),
+            support=keys if artifact.attribute("projection", bool) else None,
+            temperature=settings.temperature or artifact.attribute("projection_temperature", float),
             names=torch.cat(names),
             vocabulary=finder.vocabulary if finder else vocabulary,
             settings=settings,
@@ -201,6 +205,11 @@ class Captioner:
     @property
     def dtype(self) -> torch.dtype:
         return self._clip.dtype
+
+    @property
+    def runtime(self) -> str:
+        """What runs the dual encoder: torch, or OpenVINO."""
+        return self._clip.runtime
 
     def caption(self, photos: Sequence[str | Path], *, batch_size: int = 32) -> list[Caption]:
         """Caption photos, in their order.
@@ -418,7 +427,7 @@ def _refuse_other_features(artifact: Artifact, clip: Clip) -> None:
     texts = [text for text in artifact.texts(names, 0, PROBED_TEXTS) if text]
     stored = artifact.numbers(kept, 0, len(texts))
     features = clip.encode_texts(texts or [""]).numpy()
-    same = features.shape[1] == json.loads(artifact.attributes["decoder_config"])["features"]
+    same = features.shape[1] == _decoder_config(artifact).get("features")
     if texts and same:
         same = bool(((features * stored).sum(axis=1) > SAME_FEATURE).all())
     if not same:
@@ -428,14 +437,18 @@ def _refuse_other_features(artifact: Artifact, clip: Clip) -> None:
         )
 
 
+def _decoder_config(artifact: Artifact) -> dict[str, Any]:
+    return artifact.attribute("decoder_config", lambda text: dict(json.loads(text)))
+
+
 def _load_decoder(artifact: Artifact) -> Decoder:
     import torch
 
     from .method.decoder import Decoder, DecoderConfig
 
     try:
-        decoder = Decoder(DecoderConfig(**json.loads(artifact.attributes["decoder_config"])))
-    except TypeError as error:
+        decoder = Decoder(DecoderConfig(**_decoder_config(artifact)))
+    except (TypeError, ValueError, RuntimeError) as error:
         raise DamagedError(
             f"{artifact.path}: its decoder has a setting that this syntic does not know ({error}); "
             "upgrade syntic"

@@ -59,7 +59,7 @@ Settings = TypeVar("Settings")
 STAGES, USE = "Stages", "Use"
 # What has no bearing on a stage that computes everything at once, or on no model at all.
 ON_RAY = ("engine", "ray_address", "workers", "gpus_per_worker")
-AT_ONCE = ("shard_size", "retry_failed", "keep", *ON_RAY)
+AT_ONCE = ("openvino", "shard_size", "retry_failed", "keep", *ON_RAY)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -172,7 +172,7 @@ def run_chain(
 @subcommand(
     rich_help_panel=STAGES, epilog="Example: syntic compose corpus.txt --preset tiny --groups 5000"
 )
-@takes(ComposeSettings, corpus=True)
+@takes(ComposeSettings, corpus=True, hides=("keep", "openvino"))
 def compose(
     corpus: CorpusFile,
     workspace: Workspace = WORKSPACE,
@@ -192,7 +192,7 @@ def compose(
 
 
 @subcommand(rich_help_panel=STAGES, epilog="Example: syntic synthesize corpus.txt --preset tiny")
-@takes(SynthesizeSettings, corpus=True)
+@takes(SynthesizeSettings, corpus=True, hides=("keep", "openvino"))
 def synthesize(
     corpus: CorpusOrScenes,
     workspace: Workspace = WORKSPACE,
@@ -445,7 +445,7 @@ def _is_named(context: typer.Context, parameter: str) -> bool:
 
 
 @subcommand(rich_help_panel=USE, epilog="Example: syntic evaluate --references refs.json")
-@takes(hides=("shard_size", "retry_failed", *ON_RAY))
+@takes(hides=("openvino", "shard_size", "retry_failed", *ON_RAY))
 def evaluate(
     references: Annotated[
         Path, model("--references", help="Any format of texts that names a photo for each.")

@@ -120,7 +120,8 @@ class _Pass:
         # The draft takes a device as torch names it, which the driver has no other need of.
         import torch
 
-        self._draft.computed_in(torch.device(terms.device), getattr(torch, terms.dtype))
+        device, dtype = torch.device(terms.device), getattr(torch, terms.dtype)
+        self._draft.computed_in(device, dtype, terms.runtime)
         size = self._run.shard_size
         return Plan(self._missing, terms.batch_size, size, len(self._pool.workers))
 

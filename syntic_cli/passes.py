@@ -73,7 +73,7 @@ class Opened:
     """A stage's work with its models loaded and its inputs open.
 
     columns are the artifact's datasets beside those of the rows; warnings are what a person should
-    know of the inputs.
+    know of the inputs; runtime is what runs the models.
     """
 
     mapper: Mapper[Any, Any]
@@ -82,6 +82,7 @@ class Opened:
     dtype: torch.dtype
     columns: Mapping[str, Values] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    runtime: str = "torch"
 
 
 class Work(Protocol):
@@ -123,7 +124,7 @@ def map_work(draft: Draft, total: int, work: Work, run: Run) -> None:
         draft.finish(columns=columns)
         return
     with work.open(run) as opened:
-        draft.computed_in(opened.device, opened.dtype)
+        draft.computed_in(opened.device, opened.dtype, opened.runtime)
         for warning in opened.warnings:
             console.warn(f"{work.title}: {warning}")
         map_rows(
@@ -134,6 +135,7 @@ def map_work(draft: Draft, total: int, work: Work, run: Run) -> None:
             unit=work.unit,
             batch_size=opened.batch_size,
             run=run,
+            runtime=opened.runtime,
         )
         draft.finish(columns=opened.columns)
 
@@ -147,6 +149,7 @@ def map_rows(
     unit: str,
     batch_size: int,
     run: Run,
+    runtime: str = "torch",
 ) -> None:
     """Map the rows that the draft lacks, shard by shard.
 
@@ -159,6 +162,7 @@ def map_rows(
         title, unit: for the progress.
         batch_size: rows computed at a time; does not change the result.
         run: how the stage runs.
+        runtime: what runs the models, for the closing line.
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, once the rows in hand are committed.
@@ -185,8 +189,9 @@ def map_rows(
     request.check()
     if left:
         seconds, done = time.monotonic() - began, console.count(left, unit.removesuffix("s"))
+        by = "" if runtime == "torch" else f" by {runtime}"
         console.note(
-            f"{title}: {done} in {console.duration(seconds)}, "
+            f"{title}: {done} in {console.duration(seconds)}{by}, "
             f"{left / max(seconds, 1e-9):,.1f} {unit}/s, {waits.summary()}",
             quiet=run.quiet,
         )

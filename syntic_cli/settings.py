@@ -367,10 +367,11 @@ class Run:
     """How a stage runs.
 
     Of these only dtype changes what is computed, and only by rounding: it is part of the artifact's
-    recipe where it is chosen, and recorded where it is not. device and batch_size (None: the stage
-    chooses) change the last bits at most. shard_size is in items. preset is what a workspace that
-    follows none yet is to follow; None leaves it alone. On Ray, ray_address None starts a cluster
-    on this machine alone, and workers None takes one a GPU, or one a core where there is none.
+    recipe where it is chosen, and recorded where it is not. device, openvino and batch_size (None:
+    the stage chooses) change the last bits at most. shard_size is in items. preset is what a
+    workspace that follows none yet is to follow; None leaves it alone. On Ray, ray_address None
+    starts a cluster on this machine alone, and workers None takes one a GPU, or one a core where
+    there is none.
     """
 
     device: Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.", panel=COMMON)] = "auto"
@@ -384,6 +385,14 @@ class Run:
             auto=True,
         ),
     ] = None
+    openvino: Annotated[
+        bool,
+        Option(
+            "Let OpenVINO run the models on a processor, where it is installed.",
+            names=("--openvino/--no-openvino",),
+            panel=COMMON,
+        ),
+    ] = True
     shard_size: Annotated[
         int, Option("Items committed at a time.", up_to(1_000_000), panel=COMMON)
     ] = 256

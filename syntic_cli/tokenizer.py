@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from .errors import SynticError
+from .errors import DamagedError, SynticError
 
 END = "<|endoftext|>"
 # What CLIP's own tokenizer cuts a text into before it merges (Radford et al. 2021).
@@ -109,8 +109,17 @@ def to_bytes(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def from_bytes(data: np.ndarray) -> Tokenizer:
-    """The tokenizer that `to_bytes` stored."""
-    return Tokenizer.from_str(data.tobytes().decode())
+    """The tokenizer that `to_bytes` stored.
+
+    Raises:
+        DamagedError: where it is none.
+    """
+    try:
+        return Tokenizer.from_str(data.tobytes().decode())
+    except Exception as error:  # tokenizers has no narrower one
+        raise DamagedError(
+            f"the tokenizer is damaged ({error}); train the captioner again"
+        ) from error
 
 
 def end_token(tokenizer: Tokenizer) -> int:

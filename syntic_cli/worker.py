@@ -26,6 +26,7 @@ class Terms:
     batch_size: int
     device: str
     dtype: str
+    runtime: str
     columns: Mapping[str, Values]
 
 
@@ -58,7 +59,8 @@ class Session:
         """What the driver is told of it."""
         opened = self._opened
         dtype = str(opened.dtype).removeprefix("torch.")
-        return Terms(opened.batch_size, opened.device.type, dtype, opened.columns)
+        device = opened.device.type
+        return Terms(opened.batch_size, device, dtype, opened.runtime, opened.columns)
 
     def columns(
         self, batches: Sequence[tuple[int, int]], failed: str

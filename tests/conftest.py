@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,15 @@ def run_in_process(*arguments: object) -> Result:
 @pytest.fixture
 def run_cli() -> RunCli:
     return run_in_process
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is converted for OpenVINO is kept for this session alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("openvino") is not None:
+            patch.setenv("SYNTIC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,13 +22,30 @@ import numpy as np
 from syntic_cli.artifacts.reading import CHECKSUM, header_checksum
 
 READERS = {
+    "composed.h5": ["synthesize", "composed.h5"],
     "synthetic.h5": ["encode"],
-    "features.h5": ["optimize"],
+    "features.h5": ["optimize", "--features", "features.h5"],
+    "selected.h5": ["optimize"],
     "optimized.h5": ["project"],
     "objects.h5": ["train"],
     "projected.h5": ["train"],
     "captioner.h5": ["caption", "photo.jpg"],
     "captions.h5": ["evaluate", "--references", "r.csv", "--metrics", "BLEU-1"],
+}
+# Beside the chain: the commands that make these.
+BESIDE = {
+    "composed.h5": [
+        "compose",
+        "--groups",
+        "12",
+        "--neighbours",
+        "8",
+        "--least",
+        "2",
+        "--most",
+        "5",
+    ],
+    "selected.h5": ["select", "--images", "5"],
 }
 MOST_MB = 1024
 
@@ -57,7 +74,8 @@ def mutate(path: Path, whole: bytes, rng: random.Random) -> None:
             del file[name]
             file[name] = np.full(shape, rng.choice((-1, 0, 1 << 40, np.nan, np.inf)))
         elif kind == 2 and file[name].dtype.kind in "iu" and len(file[name]):
-            file[name][rng.randrange(len(file[name]))] = rng.choice((0, 1 << 30))
+            most = min(1 << 30, np.iinfo(file[name].dtype).max)
+            file[name][rng.randrange(len(file[name]))] = rng.choice((0, most))
         else:
             junk = rng.choice(("", "{", "[]", "{}", "\ud800", "9" * 5000, "[" * 3000, "null"))
             attribute = rng.choice([a for a in file.attrs if a != CHECKSUM])
@@ -84,9 +102,17 @@ def mutated(whole: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def fuzz(
-    run: Path, photo: Path, name: str, mutations: int, seed: int, most_mb: int = MOST_MB
-) -> None:
+def make_beside(run: Path, corpus: Path, name: str) -> None:
+    """Make an artifact that the chain does without."""
+    from .conftest import run_in_process
+
+    stage, *options = BESIDE[name]
+    given = [corpus] if stage == "compose" else []
+    result = run_in_process(stage, *given, *options, "-w", run, "-q")
+    assert result.exit_code == 0, result.stderr
+
+
+def fuzz(run: Path, photo: Path, name: str, mutations: int, seed: int) -> None:
     """`inspect` and the stage that reads it on mutations of an artifact, within bounds."""
     from .conftest import run_in_process
 
@@ -104,13 +130,14 @@ def fuzz(
             assert "Traceback" not in result.stderr
             (run / "out.h5").unlink(missing_ok=True)
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - began
-    assert taken < most_mb, f"{taken:.0f} MB"
+    assert taken < MOST_MB, f"{taken:.0f} MB"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutations", type=int, default=1000, help="of each artifact")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=READERS, action="append", help="may be given repeatedly")
     arguments = parser.parse_args()
     from . import faults, micro
     from .conftest import CAPTIONS, run_in_process
@@ -129,9 +156,11 @@ def main() -> None:
             ["caption", photo],
         ):
             assert run_in_process(*command, "-w", run, "-q").exit_code == 0
-        for artifact in READERS:
+        for artifact in arguments.only or READERS:
             mine = folder / f"run of {artifact}"
             shutil.copytree(run, mine)
+            if artifact in BESIDE:
+                make_beside(mine, folder / "corpus.txt", artifact)
             log = folder / "log.txt"
             work = faults.start(
                 lambda name=artifact, at=mine: fuzz(  # type: ignore[misc]

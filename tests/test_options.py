@@ -117,6 +117,9 @@ def test_a_model_that_is_named_has_no_revision_of_another() -> None:
         assert resolve(kind, preset, model="mine").revision is None
         assert resolve(kind, preset, model="mine", revision="v2").revision == "v2"
         assert resolve(kind, preset, revision="v2").model == preset[name]["model"]
+    compose: Any = STAGES["compose"].settings
+    assert resolve(compose, preset).writer_revision
+    assert resolve(compose, preset, writer="model:mine").writer_revision is None
 
 
 @pytest.mark.parametrize("name", preset_names())

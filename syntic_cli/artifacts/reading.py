@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from .. import __version__
 from ..errors import DamagedError, MissingError, count
 from ..schema import SCHEMA, STAGES, Column
-from .heaps import has_broken_heap
+from .heaps import UNREADABLE, Lengths, open_hdf5
 from .recipe import Input, Recipe
 
 CHECKSUM = "header_crc32"
@@ -27,6 +27,7 @@ DECLARED_BYTES = 64 << 20
 MOST_PACKED = 32
 DEEPEST_GROUP = 2
 
+T = TypeVar("T")
 Values = np.ndarray | Sequence[str] | Sequence[bytes]
 
 
@@ -52,13 +53,12 @@ class Artifact:
         if not os.access(self.path, os.R_OK):
             raise DamagedError(f"{self.path}: may not be read; change its permissions")
         try:
-            if has_broken_heap(self.path):
-                raise OSError("a heap of its strings is damaged")
-            self._file = h5py.File(self.path, "r")
+            self._file = open_hdf5(self.path)
         except OSError as error:
             raise DamagedError(
                 f"{self.path}: not a readable HDF5 file (damaged or foreign); make it again"
             ) from error
+        self._lengths_of_strings = Lengths(self.path, self._file)
         try:
             self._check(stages)
         except BaseException:
@@ -129,7 +129,7 @@ class Artifact:
         if "offsets" in lengths and lengths["offsets"] != lengths["item"] + 1:
             raise DamagedError(f"{self.path}: 'offsets' does not fit the rows; make it again")
         self.rows, self._objects = lengths.get("item", 0), lengths.get("object", 0)
-        self.text_rows = lengths.get("text", 0)
+        self.text_rows, self._names = lengths.get("text", 0), lengths.get("vocabulary")
         if self.schema == 1 and "text" in lengths and self.text_rows != self.rows:
             raise DamagedError(f"{self.path}: its texts do not fit its rows; make it again")
 
@@ -181,10 +181,9 @@ class Artifact:
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        # h5py reports a failed checksum, a cut file or a broken heap as any of these.
         try:
             yield
-        except (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError) as error:
+        except UNREADABLE as error:
             raise DamagedError(
                 f"{self.path}: {what} cannot be read ({error}); the file is damaged, "
                 f"make it again with `syntic {getattr(self, 'stage', 'STAGE')} --force`"
@@ -202,6 +201,11 @@ class Artifact:
     def __contains__(self, name: str) -> bool:
         return name in self._file
 
+    def attribute(self, name: str, kind: Callable[[Any], T]) -> T:
+        """A root attribute, as `kind` (such as float or json.loads) makes it of what is stored."""
+        with self._reading(f"attribute {name!r}"):
+            return kind(self.attributes[name])
+
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._file[name].shape)
 
@@ -218,6 +222,7 @@ class Artifact:
     def texts(self, name: str, start: int = 0, stop: int | None = None) -> list[str]:
         """Rows start to stop (all by default) of a dataset of strings."""
         with self._reading(repr(name)):
+            self._lengths_of_strings.check(name, start, stop)
             values = [bytes(value) for value in self._file[name][start:stop]]
             self._check_crc(name, values, start, stop)
             return [value.decode() for value in values]
@@ -225,6 +230,7 @@ class Artifact:
     def byte_strings(self, name: str, start: int = 0, stop: int | None = None) -> list[bytes]:
         """Rows start to stop (all by default) of a dataset of byte strings, such as images."""
         with self._reading(repr(name)):
+            self._lengths_of_strings.check(name, start, stop)
             values = [value.tobytes() for value in self._file[name][start:stop]]
             self._check_crc(name, values, start, stop)
             return values
@@ -261,7 +267,13 @@ class Artifact:
             for name, column in self.columns.items()
             if column.axis == "object"
         }
+        if "label" in columns and self._names is not None:  # a shard has no names yet
+            self._check_labels(columns["label"], self._names)
         return {"offsets": offsets - offsets[0], **columns}
+
+    def _check_labels(self, labels: np.ndarray, names: int) -> None:
+        if len(labels) and not 0 <= labels.min() <= labels.max() < names:
+            raise DamagedError(f"{self.path}: 'label' has no name; make it again")
 
     def _check_crc(self, name: str, values: Sequence[bytes], start: int, stop: int | None) -> None:
         stored = self._file["crc32"][name][start:stop]
@@ -279,9 +291,9 @@ def written_by(path: Path) -> str | None:
         readable HDF5.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return str(file.attrs.get("stage", ""))
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError):
+    except UNREADABLE:
         return None
 
 

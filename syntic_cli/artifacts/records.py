@@ -286,8 +286,6 @@ def read_captions(artifact: Artifact) -> list[Caption]:
     objects = artifact.objects(0, artifact.rows)
     vocabulary = artifact.texts("vocabulary")
     cuts, labels = objects["offsets"], objects["label"]
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(vocabulary):
-        raise DamagedError(f"{artifact.path}: 'label' has no name; make it again")
     columns = zip(
         artifact.texts("path"),
         artifact.texts("caption"),

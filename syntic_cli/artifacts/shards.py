@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +51,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Precision:
-    """What rows were computed in: rows of two dtypes must not meet in one artifact."""
+    """What rows were computed in: rows of two dtypes must not meet in one artifact.
+
+    runtime is what has run the models, which differs by rounding alone; several are joined.
+    """
 
     device: str
     dtype: str
+    runtime: str = "torch"
 
 
 class Draft:
@@ -140,7 +144,8 @@ class Draft:
         ]
         attributes = existing.attributes
         if "dtype" in attributes and self._kept:
-            self.precision = Precision(str(attributes["device"]), str(attributes["dtype"]))
+            names = [one.name for one in fields(Precision) if one.name in attributes]
+            self.precision = Precision(**{name: str(attributes[name]) for name in names})
         # Named after the very file whose rows are kept, so that a later retry does not take the
         # outcome of this one for its own.
         self.parts = self._parts_named(f"retry{self.path.stat().st_mtime_ns}.")
@@ -201,13 +206,19 @@ class Draft:
             return run
         return replace(run, dtype=self.precision.dtype)
 
-    def computed_in(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Say what the rows to come are computed in.
+    def computed_in(self, device: torch.device, dtype: torch.dtype, runtime: str = "torch") -> None:
+        """Say what the rows to come are computed in, and by what.
 
         Raises:
             ConflictError: where rows that are there were computed in another dtype.
         """
-        before, now = self.precision, Precision(device.type, str(dtype).removeprefix("torch."))
+        before = self.precision
+        runtimes = [*(before.runtime.split(", ") if before else []), runtime]
+        now = Precision(
+            device.type,
+            str(dtype).removeprefix("torch."),
+            ", ".join(dict.fromkeys(runtimes)),
+        )
         if before is not None and before.dtype != now.dtype:
             raise ConflictError(
                 f"{self.path}: has rows computed in {before.dtype} on {before.device}, and would go"

@@ -7,7 +7,6 @@ downloads it from Maven Central, where its authors publish it.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 
 from .. import __version__, console
+from ..cache import cache_folder
 from ..errors import SynticError
 from .java import jar
 
@@ -30,15 +30,6 @@ JARS = (f"stanford-corenlp-{VERSION}.jar", f"stanford-corenlp-{VERSION}-models.j
 # Seconds without a byte before a server counts as hung.
 PATIENCE = 60.0
 _BLOCK = 1 << 18
-
-
-def cache() -> Path:
-    """The user's cache: SYNTIC_CACHE, or `syntic` in XDG_CACHE_HOME or ~/.cache."""
-    if own := os.environ.get("SYNTIC_CACHE"):
-        return Path(own)
-    # Unlike Path's, this leaves `~` alone where nobody knows a home, as in some containers.
-    shared = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    return Path(shared, "syntic")
 
 
 def find() -> list[Path] | None:
@@ -83,7 +74,7 @@ def fetch(base_url: str = BASE_URL, *, patience: float = PATIENCE, quiet: bool =
 
 
 def _folder() -> Path:
-    return cache() / f"corenlp-{VERSION}"
+    return cache_folder() / f"corenlp-{VERSION}"
 
 
 def _fetch(url: str, target: Path, patience: float, quiet: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ..settings import EncodeSettings
 from ..transfer import pinned
+from . import openvino
 from .identity import model_folder
-from .loading import loading
+from .loading import loading, quiet_libraries
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Clip:
     """A frozen dual encoder.
 
     preprocess turns a photo into the tensor that the image tower takes; it may run in any thread.
+    images and texts are the towers as OpenVINO runs them, where it does.
     """
 
     model: Any
@@ -31,6 +33,13 @@ class Clip:
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
+    images: openvino.Run | None = None
+    texts: openvino.Run | None = None
+
+    @property
+    def runtime(self) -> str:
+        """What runs the image tower."""
+        return openvino.NAME if self.images else "torch"
 
     @property
     def image_size(self) -> int:
@@ -53,6 +62,8 @@ class Clip:
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Unit-length features, (N, d) float32, of preprocessed photos, (N, 3, H, W)."""
+        if self.images is not None:
+            return F.normalize(self.images(pixels)[0], dim=-1)
         pixels = pixels.to(self.device, self.dtype, non_blocking=True)
         return F.normalize(self.model.encode_image(pixels).float(), dim=-1).cpu()
 
@@ -60,6 +71,8 @@ class Clip:
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-length features, (N, d) float32, of texts; what exceeds the context is cut off."""
         tokens = self.tokenizer(list(texts)).to(self.device)
+        if self.texts is not None:
+            return F.normalize(self.texts(tokens)[0], dim=-1)
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu()
 
     def count_cut(self, texts: Sequence[str]) -> int:
@@ -75,7 +88,13 @@ class Clip:
         return sum(int(row[size - 1]) not in ends for row in rows)
 
 
-def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype) -> Clip:
+def load_clip(
+    settings: EncodeSettings,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    with_openvino: bool = False,
+) -> Clip:
     """Load the dual encoder that the settings name.
 
     Args:
@@ -83,6 +102,7 @@ def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype
             with open_clip_config.json and open_clip_model.safetensors.
         device: where it runs.
         dtype: of its weights.
+        with_openvino: let OpenVINO run it, where that can be.
 
     Raises:
         SynticError: where it cannot be loaded.
@@ -116,13 +136,37 @@ def load_clip(settings: EncodeSettings, device: torch.device, dtype: torch.dtype
         model = model.to(memory_format=torch.channels_last)
         if device.type == "cpu" and dtype == torch.float32:
             model.visual = _folded(model.visual)
-    return Clip(
+    clip = Clip(
         model,
         lambda image: pinned(preprocess(image), device, dtype),
         tokenizer,
         device,
         dtype,
     )
+    return _on_openvino(clip) if openvino.is_used(with_openvino, device, dtype) else clip
+
+
+class _Tower(nn.Module):
+    """A tower of a dual encoder as a module of its own: a function of its batch alone."""
+
+    def __init__(self, model: nn.Module, encode: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self._encode = model, encode
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self._encode(batch)
+
+
+def _on_openvino(clip: Clip) -> Clip:
+    """The dual encoder with the towers that OpenVINO can run run by it."""
+    model, photo = clip.model, clip.preprocess(Image.new("RGB", (64, 64), "gray"))[None]
+    tokens = clip.tokenizer(["a text"])
+    with quiet_libraries():
+        images = openvino.converted(
+            _Tower(model.visual, model.encode_image), photo, (openvino.IMAGES, *photo.shape[1:])
+        )
+        texts = openvino.converted(_Tower(model, model.encode_text), tokens, (-1, tokens.shape[1]))
+    return replace(clip, images=images, texts=texts)
 
 
 @torch.no_grad()

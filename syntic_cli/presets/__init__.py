@@ -23,6 +23,8 @@ SHIPPED_PRESET = "tiny"
 
 Settings = TypeVar("Settings")
 Preset = Mapping[str, Mapping[str, Any]]
+# What says which of its versions a model is.
+TAGS = {"model": ("revision", "pretrained"), "writer": ("writer_model", "writer_revision")}
 
 
 def preset_names() -> list[str]:
@@ -86,7 +88,7 @@ def _resolve_folder(values: dict[str, Any], beside: Path) -> None:
 def over(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Values with those given over them; a model that is named brings none of the tags of the one
     before along."""
-    tags = ("revision", "pretrained") if "model" in given else ()
+    tags = {tag for named, its in TAGS.items() if named in given for tag in its}
     return {**{name: value for name, value in values.items() if name not in tags}, **given}
 
 

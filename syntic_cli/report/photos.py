@@ -188,7 +188,7 @@ def _scores(captions: Artifact) -> Scores | None:
         metrics, group = attributes, "per_image"
         # Of several files that were compared, "captions 2" is the first of the others.
         if number := role.removeprefix("captions").strip():
-            metrics = json.loads(attributes["others"])[int(number) - 2]["metrics"]
+            metrics = artifact.attribute("others", json.loads)[int(number) - 2]["metrics"]
             group = f"per_image_{number}"
         paths, per_photo = artifact.texts("path"), artifact.group(group)
         return Scores(

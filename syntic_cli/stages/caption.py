@@ -251,6 +251,7 @@ class Describing:
                 objects=self.objects,
                 device=run.device,
                 dtype=run.dtype,
+                openvino=run.openvino,
             )
         yield Opened(
             self._with_sidecars(model.mapper(self.photos, self.states)),
@@ -258,6 +259,7 @@ class Describing:
             model.device,
             model.dtype,
             {"vocabulary": model.vocabulary},
+            runtime=model.runtime,
         )
 
     def _with_sidecars(self, mapper: Mapper[Any, Any]) -> Mapper[Any, Any]:

@@ -95,13 +95,14 @@ class Detection:
         dtype = find_dtype(run.dtype, device)
         refuse_another(self.identity, self.settings.model, self.settings.revision)
         with reopen(self.source, self.state, "synthesize") as pairs:
-            model = load_detector(self.settings, device, dtype)
+            model = load_detector(self.settings, device, dtype, with_openvino=run.openvino)
             yield Opened(
                 _mapper(model, pairs),
                 run.batch_size or BATCH_SIZE[device.type],
                 device,
                 dtype,
                 {"vocabulary": model.vocabulary},
+                runtime=model.runtime,
             )
 
 

@@ -110,7 +110,9 @@ class Encoding:
         chosen = self.settings
         refuse_another(self.identity, chosen.model, chosen.revision, chosen.pretrained)
         with reopen(self.source, self.state, "synthesize") as pairs:
-            model = load_clip(self.settings, device, dtype)
+            # Who asks for torch's compiler gets torch.
+            with_openvino = run.openvino and not self.compiled
+            model = load_clip(self.settings, device, dtype, with_openvino=with_openvino)
             batch_size = run.batch_size or BATCH_SIZE[device.type]
             batches = pairs.rows // batch_size
             if worth_compiling(self.compiled, device, batches, BATCHES_WORTH_COMPILING):
@@ -124,6 +126,7 @@ class Encoding:
                 dtype,
                 {"captions": captions, "image": pairs.image()},
                 cut_texts(model.count_cut(captions), model.context_length),
+                model.runtime,
             )
 
     def _given(self, dtype: str) -> np.ndarray | None:
