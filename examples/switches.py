@@ -24,9 +24,6 @@ SWITCHES = {
     "plain + weigh": ["weigh"],
     "plain + retrieve": ["retrieve"],
     "compose": ["compose"],
-    "compose + select": ["compose", "select"],
-    "compose + weigh": ["compose", "weigh"],
-    "compose + retrieve": ["compose", "retrieve"],
     "all": ["compose", "select", "weigh", "retrieve"],
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,23 +15,27 @@ from .artifacts.foreign import open_artifact
 from .artifacts.reading import Artifact, Values
 from .artifacts.records import (
     Caption,
+    as_confidence,
     errors_of,
     named_objects,
     pack_objects,
     path_text,
     support_set,
 )
+from .artifacts.writing import copy_with_group
 from .errors import ConflictError, DamagedError, MissingError, SynticError
 from .models.identity import identity, is_folder, same_model
 from .passes import READERS, Mapper, Waits, compute_rows, cut_batches, read_ahead
 from .photos import preparing, read_photo
 from .presets import SHIPPED, SHIPPED_PRESET, load_preset, resolve
-from .settings import CaptionSettings, DetectSettings, EncodeSettings
+from .settings import CLIPRE, DECODER, CaptionSettings, DetectSettings, EncodeSettings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from .baselines import Baseline
+    from .method.calibration import Calibration
     from .method.decoder import Decoder
     from .method.repetition import Repetition
     from .method.retrieval import Retriever
@@ -46,6 +50,11 @@ IMAGES_A_PASS = {"cpu": 4}
 SAME_FEATURE = 0.99
 PROBED_TEXTS = 8
 NOT_FINITE = "the models' numbers for it are not finite; is --temperature or --dtype to blame?"
+CALIBRATION = "calibration"
+# What a calibration goes by, of a caption: its log-probability a token, that of its first tokens,
+# among which the main noun often is, and the cosine of its text feature to the photo's.
+SIGNALS = ("log_probability", "beginning", "cosine")
+BEGINNING = 4
 
 
 @dataclass(frozen=True)
@@ -58,11 +67,22 @@ class _Photo:
 
 
 @dataclass(frozen=True)
+class _Written:
+    """Captions with their log-probabilities in nats, and what a calibration goes by, (N, S), where
+    it is asked for."""
+
+    captions: list[str]
+    log_probabilities: list[float]
+    signals: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class _Described:
     caption: str
     log_probability: float
     objects: Objects
     note: str
+    signals: np.ndarray | None = None
 
 
 class Captioner:
@@ -83,6 +103,8 @@ class Captioner:
         repetition: Repetition | None,
         object_tags: bool,
         retriever: Retriever | None,
+        baseline: Baseline | None,
+        calibration: Calibration | None,
     ) -> None:
         from .models.loading import FittingBatch
 
@@ -91,6 +113,8 @@ class Captioner:
         self._names, self.vocabulary, self._settings = names, vocabulary, settings
         self._repetition = repetition
         self._object_tags, self._retriever = object_tags, retriever
+        self._baseline = baseline
+        self._calibration, self._with_signals = calibration, calibration is not None
         self._fitting = FittingBatch(console.warn)
 
     @staticmethod
@@ -154,6 +178,7 @@ class Captioner:
         """Load the captioner that is in an open artifact of `train`; see `load`."""
         import torch
 
+        from .baselines import load_baseline
         from .models.clip import load_clip
         from .models.detector import load_detector
         from .models.loading import find_device, find_dtype
@@ -165,8 +190,9 @@ class Captioner:
         chosen = _clip_settings(artifact, clip)
         dual_encoder = load_clip(chosen, where, kind, with_openvino=openvino)
         _refuse_other_features(artifact, dual_encoder)
+        speaks = settings.decoding == DECODER
         # A decoder may attend to retrieved texts alone.
-        tags = decoder.config.objects and artifact.recipe.settings.get("objects", True)
+        tags = speaks and decoder.config.objects and artifact.recipe.settings.get("objects", True)
         detect = _detector_settings(artifact, detector) if tags else objects
         finder = load_detector(detect, where, kind, with_openvino=openvino) if detect else None
         vocabulary = artifact.texts("vocabulary")
@@ -177,12 +203,16 @@ class Captioner:
             )
         names = [torch.from_numpy(artifact.numbers("vocabulary_features")).float().to(where)]
         keys = retriever = None
-        if artifact.attribute("projection", bool) or "words" in artifact:
-            said, texts = _support(artifact, support)
+        texts: Sequence[str] = []
+        retrieves = speaks and "words" in artifact
+        chooses = settings.decoding == CLIPRE
+        if retrieves or chooses or (speaks and artifact.attribute("projection", bool)):
+            said, texts = _support(artifact, support, with_texts=retrieves or chooses)
             keys = torch.from_numpy(said).float().to(where)
-        if keys is not None and "words" in artifact:
+        if keys is not None and retrieves:
             retriever = _retriever(artifact, keys, texts)
-            names += [torch.from_numpy(artifact.numbers("word_features")).float().to(where), keys]
+            words = torch.from_numpy(artifact.numbers("word_features")).float().to(where)
+            names += [words, retriever.support]
         return Captioner(
             dual_encoder,
             finder,
@@ -196,6 +226,8 @@ class Captioner:
             repetition=_load_repetition(artifact, settings.repetition, where),
             object_tags=bool(tags),
             retriever=retriever,
+            baseline=load_baseline(settings, dual_encoder, keys, texts),
+            calibration=_load_calibration(artifact),
         )
 
     @property
@@ -218,16 +250,45 @@ class Captioner:
             photos: paths of image files; one that cannot be read gets an `error`.
             batch_size: photos computed at a time; does not change the result.
         """
+        return [
+            self._as_caption(path_text(photo), result)
+            for photo, result in zip(photos, self._describe_all(photos, batch_size), strict=True)
+        ]
+
+    def caption_with_signals(
+        self, photos: Sequence[str | Path], *, batch_size: int = 32
+    ) -> tuple[list[Caption], np.ndarray]:
+        """Caption photos, and give what a calibration goes by.
+
+        Args:
+            photos, batch_size: as for `caption`.
+
+        Returns:
+            The captions; `SIGNALS` of each, (N, S), not a number for a photo that failed.
+        """
+        before, self._with_signals = self._with_signals, True
+        try:
+            results = list(self._describe_all(photos, batch_size))
+        finally:
+            self._with_signals = before
+        unknown = np.full(len(SIGNALS), np.nan)
+        signals = [getattr(result, "signals", unknown) for result in results]
+        captions = [
+            self._as_caption(path_text(photo), result)
+            for photo, result in zip(photos, results, strict=True)
+        ]
+        return captions, np.array(signals).reshape(-1, len(SIGNALS))
+
+    def _describe_all(
+        self, photos: Sequence[str | Path], batch_size: int
+    ) -> Iterator[_Described | SynticError]:
         from concurrent.futures import ThreadPoolExecutor
 
-        captions: list[Caption] = []
         mapper = self.mapper(photos, [""] * len(photos))
         batches = list(cut_batches([(0, len(photos))], batch_size, max(1, len(photos))))
         with ThreadPoolExecutor(READERS) as readers:
-            for start, _, items in read_ahead(batches, mapper.read, readers, Waits()):
-                for row, result in enumerate(compute_rows(mapper.compute, items), start):
-                    captions.append(self._as_caption(path_text(photos[row]), result))
-        return captions
+            for _, _, items in read_ahead(batches, mapper.read, readers, Waits()):
+                yield from compute_rows(mapper.compute, items)
 
     def mapper(
         self, photos: Sequence[str | Path], states: Sequence[str]
@@ -248,6 +309,7 @@ class Captioner:
                     [result.log_probability if result else np.nan for result in good], np.float32
                 ),
                 "error": errors_of(results),
+                "confidence": np.array(list(map(self._confidence, good)), np.float32),
                 "note": [result.note if result else "" for result in good],
                 "state": list(states[first : first + len(results)]),
                 **pack_objects([r if isinstance(r, SynticError) else r.objects for r in results]),
@@ -273,7 +335,6 @@ class Captioner:
     def _describe_batch(self, photos: Sequence[_Photo]) -> list[_Described | SynticError]:
         import torch
 
-        from .method.projection import project
         from .models.detector import NO_OBJECTS
         from .transfer import stack_on
 
@@ -289,18 +350,33 @@ class Captioner:
                 else [NO_OBJECTS] * len(group)
             )
         images = torch.cat(features).to(device)
+        if self._baseline is not None:
+            written = _Written(*self._baseline(images), None)
+        else:
+            written = self._write(self._prefix(images, objects), images)
+        notes = [photo.note for photo in photos]
+        signals = [None] * len(photos) if written.signals is None else list(written.signals)
+        rows = (written.captions, written.log_probabilities, objects, notes, signals)
+        described = [_Described(*row) for row in zip(*rows, strict=True)]
+        if self._baseline is not None:
+            return [*described]
+        return [
+            one if np.isfinite(one.log_probability) else SynticError(NOT_FINITE)
+            for one in described
+        ]
+
+    def _prefix(self, images: Tensor, objects: Sequence[Objects]) -> Tensor:
+        """[p; a], (N, P, width), of features, (N, d), and objects  (SynTIC, equations 3 to 5)."""
+        import torch
+
+        from .method.projection import project
+
         prefixes = images
         if self._support is not None:
             prefixes = project(images, self._support, self._temperature)
         with torch.no_grad():
             tags, present = self._tags(objects, images)
-            prefix = self._decoder.embed_prefix(prefixes, images, tags, present)
-        captions, log_probabilities = self._write(prefix, images)
-        notes = [photo.note for photo in photos]
-        return [
-            _Described(*described) if np.isfinite(described[1]) else SynticError(NOT_FINITE)
-            for described in zip(captions, log_probabilities, objects, notes, strict=True)
-        ]
+            return self._decoder.embed_prefix(prefixes, images, tags, present)
 
     def _features(self, pixels: Tensor) -> Tensor:
         """v, (N, d); with `mirror`, the direction between a photo's and its mirror image's."""
@@ -311,8 +387,8 @@ class Captioner:
             features = F.normalize(features + self._clip.encode_images(pixels.flip(-1)), dim=-1)
         return features
 
-    def _write(self, prefix: Tensor, images: Tensor) -> tuple[list[str], list[float]]:
-        """The best caption of each prefix, (N, P, width), and its log-probability in nats.
+    def _write(self, prefix: Tensor, images: Tensor) -> _Written:
+        """The best caption of each prefix, (N, P, width).
 
         With `rerank`, the cosine of a caption's text feature to the photo's, (N, d), has a say.
         """
@@ -330,13 +406,46 @@ class Captioner:
             repetition=self._repetition,
         )
         ranks = candidates.ranks
+        cosines = None
         if settings.rerank and settings.beam > 1:
             texts = decode_captions(self._tokenizer, candidates.tokens.flatten(0, 1).cpu().numpy())
-            features = self._clip.encode_texts(texts).to(images.device)
-            cosines = (features.view(*ranks.shape, -1) * images[:, None]).sum(dim=-1)
+            cosines = self._cosines(texts, images)
             ranks = ranks + settings.rerank * cosines
-        tokens, log_probabilities = candidates.take(ranks.argmax(dim=1))
-        return decode_captions(self._tokenizer, tokens.cpu().numpy()), log_probabilities.tolist()
+        best = ranks.argmax(dim=1)
+        tokens, log_probabilities = candidates.take(best)
+        captions = decode_captions(self._tokenizer, tokens.cpu().numpy())
+        signals = None
+        if self._with_signals:
+            own = (
+                self._cosines(captions, images).squeeze(1)
+                if cosines is None
+                else cosines.gather(1, best[:, None]).squeeze(1)
+            )
+            signals = self._signals(prefix, tokens, log_probabilities, own)
+        return _Written(captions, log_probabilities.tolist(), signals)
+
+    def _cosines(self, texts: Sequence[str], images: Tensor) -> Tensor:
+        """The cosine of each text to its photo's feature, (N, T), T texts a photo."""
+        features = self._clip.encode_texts(texts).to(images.device)
+        return (features.view(len(images), -1, images.shape[1]) * images[:, None]).sum(dim=-1)
+
+    def _signals(
+        self, prefix: Tensor, tokens: Tensor, log_probabilities: Tensor, cosines: Tensor
+    ) -> np.ndarray:
+        """`SIGNALS` of captions, (N, S), from their tokens, (N, L), and what is known of them."""
+        import torch
+
+        from .tokenizer import end_token
+
+        # The token that ends a caption counts as one of its own; one that is cut has none.
+        lengths = (tokens != end_token(self._tokenizer)).sum(dim=1) + 1
+        lengths = lengths.clamp(max=tokens.shape[1])
+        first = tokens[:, :BEGINNING]
+        with torch.no_grad():
+            likely = self._decoder(prefix, first[:, :-1]).float().log_softmax(dim=-1)
+        there = torch.arange(first.shape[1], device=first.device) < lengths[:, None]
+        beginning = (likely.gather(-1, first[..., None]).squeeze(-1) * there).sum(dim=1)
+        return torch.stack([log_probabilities / lengths, beginning, cosines], dim=1).cpu().numpy()
 
     def _tags(self, objects: Sequence[Objects], images: Tensor) -> tuple[Tensor, Tensor]:
         """T, (N, K, d) with K ≥ 1, and which tags are there, (N, K)."""
@@ -363,12 +472,19 @@ class Captioner:
             return none, there
         return self._names[to_device(torch.from_numpy(table), device)], there
 
+    def _confidence(self, result: _Described | None) -> float:
+        """How likely the caption's main noun is right; not a number where that is not known."""
+        if result is None or result.signals is None or self._calibration is None:
+            return float("nan")
+        return float(self._calibration.confidence(result.signals[None])[0])
+
     def _as_caption(self, path: str, result: _Described | SynticError) -> Caption:
         if isinstance(result, SynticError):
             return Caption(path, "", float("nan"), [], str(result))
         found = result.objects
         objects = named_objects(found.labels, found.scores, found.boxes, self.vocabulary)
-        return Caption(path, result.caption, result.log_probability, objects, note=result.note)
+        sure = as_confidence(self._confidence(result))
+        return Caption(path, result.caption, result.log_probability, objects, "", result.note, sure)
 
 
 def _clip_settings(artifact: Artifact, clip: str | None) -> EncodeSettings:
@@ -474,11 +590,51 @@ def _load_repetition(artifact: Artifact, weight: float, device: torch.device) ->
     return make_repetition(family.long(), share, weight)
 
 
-def _support(artifact: Artifact, path: str | Path | None) -> tuple[np.ndarray, list[str]]:
+def _load_calibration(artifact: Artifact) -> Calibration | None:
+    """How sure the captioner is, where it has been calibrated.
+
+    Raises:
+        DamagedError: where it goes by what this syntic does not know.
+    """
+    from .method.calibration import Calibration
+
+    learnt = artifact.group(CALIBRATION)
+    if not learnt:
+        return None
+    if set(learnt) != {*SIGNALS, "bias"} or any(value.ndim for value in learnt.values()):
+        raise DamagedError(
+            f"{artifact.path}: its calibration goes by what this syntic does not know "
+            f"({', '.join(sorted(learnt))}); upgrade syntic, or calibrate it again"
+        )
+    weights = np.array([float(learnt[name]) for name in SIGNALS])
+    return Calibration(SIGNALS, weights, float(learnt["bias"]))
+
+
+def write_calibrated(source: str | Path, calibration: Calibration, target: str | Path) -> None:
+    """Write a copy of a captioner that has a calibration, in the place of its own if it had one.
+
+    Args:
+        source: `captioner.h5`.
+        calibration: of `SIGNALS`.
+        target: where the copy is written; may be the source.
+
+    Raises:
+        SynticError: where the source is no captioner, or the copy cannot be written.
+    """
+    values = dict(zip(calibration.signals, map(float, calibration.weights), strict=True))
+    values["bias"] = calibration.bias
+    with Artifact(source, "train") as artifact:
+        recipe = artifact.recipe
+    copy_with_group(Path(source), recipe, Path(target), CALIBRATION, values)
+
+
+def _support(
+    artifact: Artifact, path: str | Path | None, *, with_texts: bool
+) -> tuple[np.ndarray, list[str]]:
     """The captioner's support set, or that of another features file: features, and captions
     where they are looked at."""
     if path is None:
-        captions = artifact.texts("support_captions") if "words" in artifact else []
+        captions = artifact.texts("support_captions") if with_texts else []
         return artifact.numbers("support"), captions
     with open_artifact(path, "encode", "optimize", "select") as other:
         mine, theirs = (
@@ -494,8 +650,9 @@ def _support(artifact: Artifact, path: str | Path | None) -> tuple[np.ndarray, l
 
 def _retriever(artifact: Artifact, support: Tensor, captions: Sequence[str]) -> Retriever:
     """What gives a photo its tags as training gave them to the images."""
-    from .method.retrieval import Retriever, index_words
+    from .method.retrieval import Retriever, first_of_each, index_words
 
     settings = artifact.recipe.settings
-    words = index_words(captions).rename(artifact.texts("words"))
-    return Retriever(support, words, settings["retrieve"], settings["retrieve_words"])
+    different = first_of_each(captions)
+    words = index_words([captions[row] for row in different]).rename(artifact.texts("words"))
+    return Retriever(support[different], words, settings["retrieve"], settings["retrieve_words"])

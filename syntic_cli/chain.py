@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import console
 from .corpus import Corpus
-from .presets import Preset, resolve
-from .schema import STAGES, TRAIN
+from .presets import Preset, makes_images, resolve
+from .schema import ENCODE, STAGES, TRAIN
 from .settings import Run, TrainSettings
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ class Chain:
 def run_chain(chain: Chain, run: Run) -> tuple[list[Caption], Evaluation | None]:
     """Run every stage that is not up to date.
 
+    A preset that names no text-to-image model is of texts alone: they are encoded without images,
+    and there is nothing to refine or to detect.
+
     Args:
         chain: the corpus, the photos and the preset.
         run: how every stage runs.
@@ -74,7 +77,7 @@ def run_chain(chain: Chain, run: Run) -> tuple[list[Caption], Evaluation | None]
 def _steps(chain: Chain, run: Run) -> list[Callable[[], Any]]:
     from .stages.caption import caption_and_read
     from .stages.detect import detect
-    from .stages.encode import encode
+    from .stages.encode import encode, encode_texts
     from .stages.evaluate import evaluate
     from .stages.optimize import optimize
     from .stages.project import project
@@ -89,16 +92,21 @@ def _steps(chain: Chain, run: Run) -> list[Callable[[], Any]]:
     def stage(function: Callable[..., Path], how: Run, **more: Any) -> Callable[[], Path]:
         return partial(function, chain.workspace, chain.settings(function.__name__), how, **more)
 
-    steps: list[Callable[[], Any]] = [
-        partial(
-            synthesize, chain.corpus, chain.workspace, chain.settings("synthesize"), run, seed=seed
-        ),
-        stage(encode, run),
-        stage(optimize, whole, seed=seed),
-        *([stage(detect, run)] if training.objects else []),
-        stage(project, run),
-        stage(train, whole, seed=seed),
-    ]
+    def of_corpus(function: Callable[..., Path], name: str, **more: Any) -> Callable[[], Path]:
+        settings = chain.settings(name)
+        return partial(function, chain.corpus, chain.workspace, settings, run, **more)
+
+    steps: list[Callable[[], Any]] = [of_corpus(encode_texts, "encode")]
+    if makes_images(chain.preset):
+        steps = [
+            of_corpus(synthesize, "synthesize", seed=seed),
+            stage(encode, run),
+            stage(optimize, whole, seed=seed),
+            *([stage(detect, run)] if training.objects else []),
+        ]
+    # Features of texts alone are not refined, so there is no optimized.h5 to look for.
+    alone = {} if makes_images(chain.preset) else {"features": chain.workspace / ENCODE.file}
+    steps += [stage(project, run, **alone), stage(train, whole, seed=seed)]
     if chain.photos:
         steps.append(
             partial(caption_and_read, chain.photos, chain.workspace, chain.settings("caption"), run)

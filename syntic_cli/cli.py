@@ -124,6 +124,13 @@ def _read_corpus(source: str, given: dict[str, Any], seed: int) -> Corpus:
     return read_corpus(source, **vars(settings), seed=seed)
 
 
+def _refuse_corpus_options(given: dict[str, Any], of: str) -> None:
+    """Refuse to leave out without a word what says which texts of a corpus to take."""
+    for field in fields_of(CorpusSettings):
+        if given[field.name] != getattr(CorpusSettings, field.name):
+            raise SynticError(f"{field.flag}: says what to take of {of}, which is not given")
+
+
 @subcommand("run", rich_help_panel=STAGES, epilog="Example: syntic run corpus.txt photos/*.jpg")
 @takes(corpus=True, hides=())
 def run_chain(
@@ -231,25 +238,39 @@ def synthesize(
 
 
 @subcommand(rich_help_panel=STAGES, epilog="Example: syntic encode")
-@takes(EncodeSettings)
+@takes(EncodeSettings, corpus=True)
 def encode(
+    corpus: Annotated[
+        str | None,
+        typer.Argument(help="Texts to encode alone, without images, as DeCap (ICLR 2023) does."),
+    ] = None,
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
     synthetic: Annotated[Path | None, model("--synthetic", help="The images.")] = None,
     compiled: Compile = None,
-    _seed: NoSeed = 0,
+    seed: Seed = 0,
     output: Output = None,
     **given: Any,
 ) -> None:
-    """Encode images and texts with a dual encoder (CLIP)."""
+    """Encode images and texts with a dual encoder (CLIP), or texts alone."""
     from .stages.encode import encode as stage
+    from .stages.encode import encode_texts
 
+    if corpus is None:
+        _refuse_corpus_options(given, "a CORPUS")
+    elif synthetic is not None:
+        raise SynticError(f"{corpus}: texts are encoded alone, so give no --synthetic")
+    texts = None if corpus is None else _read_corpus(corpus, given, seed)
     settings, run = _chosen(EncodeSettings, given, workspace, preset, output)
+    if texts is not None:
+        console.notes(texts.said(), quiet=run.quiet)
+        encode_texts(texts, workspace, settings, run, output=output)
+        return
     stage(workspace, settings, run, compiled=compiled, synthetic=synthetic, output=output)
 
 
 @subcommand(rich_help_panel=STAGES, epilog="Example: syntic select --keep-best 0.8")
-@takes(SelectSettings, hides=AT_ONCE)
+@takes(SelectSettings, corpus=True, hides=AT_ONCE)
 def select(
     workspace: Workspace = WORKSPACE,
     preset: Preset = None,
@@ -258,14 +279,28 @@ def select(
         Path | None,
         model("--clip", help="Features by another dual encoder to choose by: encode -o FILE."),
     ] = None,
-    _seed: NoSeed = 0,
+    only: Annotated[
+        str | None,
+        model("--only", help="Instead, keep the texts of this corpus, with the images they have."),
+    ] = None,
+    seed: Seed = 0,
     output: Output = None,
     **given: Any,
 ) -> None:
-    """Pair each text anew with the image that says it best (SynC, 2025)."""
+    """Pair each text anew with the image that says it best (SynC, 2025), or keep a part of them."""
+    from .stages.select import keep_only
     from .stages.select import select as stage
 
+    if only is None:
+        _refuse_corpus_options(given, "--only")
+    texts = None if only is None else _read_corpus(only, given, seed)
     settings, run = _chosen(SelectSettings, given, workspace, preset, output)
+    if texts is not None:
+        if clip is not None or any(_fields(SelectSettings, given).values()):
+            raise SynticError("--only: keeps texts as they are; it goes with no option of SynC's")
+        console.notes(texts.said(), quiet=run.quiet)
+        keep_only(texts, workspace, run, features=features, output=output)
+        return
     stage(workspace, settings, run, features=features, clip=clip, output=output)
 
 

@@ -215,12 +215,22 @@ def duration(seconds: float) -> str:
 
 
 def table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    faint: Sequence[str] = (),
 ) -> None:
-    """A table on standard output."""
+    """A table on standard output, with some columns set to the right, and some faint."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        grid.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        grid.add_column(
+            name,
+            justify="right" if name in right else "left",
+            overflow="fold",
+            style="dim" if name in faint else None,
+            no_wrap=name in faint,
+        )
     for row in rows:
         grid.add_row(*(escape(shown(cell)) for cell in row))
     out.print(grid, soft_wrap=False)

@@ -15,13 +15,15 @@ import numpy as np
 from .artifacts.reading import Artifact, Values
 from .artifacts.writing import write_artifact
 from .corpus import Corpus
-from .presets import Preset, resolve
-from .schema import DETECT, ENCODE, OPTIMIZE, PROJECT, STAGES, SYNTHESIZE, TRAIN
-from .settings import Run, SynthesizeSettings, TrainSettings
+from .presets import Preset, makes_images, resolve
+from .schema import DETECT, ENCODE, PROJECT, STAGES, SYNTHESIZE
+from .settings import EncodeSettings, Run, SynthesizeSettings, TrainSettings
 
 # Texts of the two trials whose difference tells what a text takes, by whether an image is minutes
 # of work on the device.
 FEW, SLOW_FEW = (16, 48), (1, 3)
+# The same where texts alone are encoded.
+TEXTS = (32, 128)
 # Rows of the trials of what computes everything at once, and takes less than a model's loading.
 MANY = (512, 2048)
 LARGE_IMAGE = 256
@@ -74,6 +76,8 @@ def estimate_chain(corpus: Corpus, preset: Preset, run: Run, seed: int = 0) -> l
     from .stages.encode import encode
 
     run, texts = _quiet(run), len(corpus.captions)
+    if not makes_images(preset):
+        return _estimate_texts(corpus, preset, run)
     with tempfile.TemporaryDirectory(prefix="syntic-") as name:
         drawing = resolve(SynthesizeSettings, preset)
         training = resolve(TrainSettings, preset)
@@ -96,6 +100,21 @@ def estimate_chain(corpus: Corpus, preset: Preset, run: Run, seed: int = 0) -> l
         return [*found, *_at_once(folders[max(folders)], Path(name, "many"), preset, run, texts)]
 
 
+def _estimate_texts(corpus: Corpus, preset: Preset, run: Run) -> list[Estimate]:
+    """What each stage of a chain of texts alone will take."""
+    from .stages.encode import encode_texts
+
+    settings, trials = resolve(EncodeSettings, preset), list[_Trial]()
+    texts = len(corpus.captions)
+    with tempfile.TemporaryDirectory(prefix="syntic-") as name:
+        for items in TEXTS:
+            folder = Path(name, str(items))
+            work = partial(encode_texts, _repeated(corpus, items), folder, settings, run)
+            trials.append(_timed(work, folder / ENCODE.file, items))
+        found = _linear(ENCODE.name, trials, texts)
+        return [found, *_at_once(folder, Path(name, "many"), preset, run, texts)]
+
+
 def _at_once(trial: Path, folder: Path, preset: Preset, run: Run, texts: int) -> list[Estimate]:
     """The stages that take features alone, on those of the trial over and over, for an epoch."""
     from .stages.optimize import optimize
@@ -103,25 +122,31 @@ def _at_once(trial: Path, folder: Path, preset: Preset, run: Run, texts: int) ->
     from .stages.train import train
 
     whole = replace(run, batch_size=None)
-    trials: dict[str, list[_Trial]] = {OPTIMIZE.name: [], PROJECT.name: [], TRAIN.name: []}
+    stages: list[Callable[..., Path]] = [optimize, project, train]
+    if not makes_images(preset):
+        stages.remove(optimize)
+    trials: dict[str, list[_Trial]] = {function.__name__: [] for function in stages}
     epochs = {PROJECT.name: 1}
     for items in MANY:
         for stage in (ENCODE, DETECT):
             if (trial / stage.file).exists():
                 _repeat(trial / stage.file, folder / str(items) / stage.file, items)
-        for function in (optimize, project, train):
+        for function in stages:
             stage = STAGES[function.__name__]
             settings: Any = resolve(stage.settings or object, preset)
             if stage is not PROJECT:
                 epochs[stage.name] = settings.epochs
                 settings = replace(settings, epochs=1)
             work = partial(function, folder / str(items), settings, whole)
+            if stage is PROJECT and optimize not in stages:
+                work = partial(work, features=folder / str(items) / ENCODE.file)
             trials[stage.name].append(_timed(work, folder / str(items) / stage.file, items))
-    linear = {
-        name: _linear(name, trials[name], texts, epochs[name])
-        for name in (OPTIMIZE.name, TRAIN.name)
-    }
-    return [linear[OPTIMIZE.name], _squared(trials[PROJECT.name], texts), linear[TRAIN.name]]
+    return [
+        _squared(found, texts)
+        if name == PROJECT.name
+        else _linear(name, found, texts, epochs[name])
+        for name, found in trials.items()
+    ]
 
 
 def _quiet(run: Run) -> Run:
@@ -140,10 +165,14 @@ def _synthesize(
 ) -> _Trial:
     from .stages.synthesize import synthesize
 
-    # A corpus shorter than the trial is gone through again.
-    captions = [corpus.captions[row % len(corpus.captions)] for row in range(items)]
-    work = partial(synthesize, replace(corpus, captions=captions), folder, settings, run, seed=seed)
+    work = partial(synthesize, _repeated(corpus, items), folder, settings, run, seed=seed)
     return _timed(work, folder / SYNTHESIZE.file, items)
+
+
+def _repeated(corpus: Corpus, items: int) -> Corpus:
+    """The first texts of a corpus; one shorter than the trial is gone through again."""
+    captions = [corpus.captions[row % len(corpus.captions)] for row in range(items)]
+    return replace(corpus, captions=captions)
 
 
 def _timed(work: Callable[[], object], artifact: Path, items: int) -> _Trial:

@@ -73,8 +73,8 @@ Preset = Annotated[
     str | None,
     common(
         "--preset",
-        help="paper, turbo, tiny or a .toml file; else the workspace's, else paper where there "
-        "is a CUDA device and tiny where there is none.",
+        help="paper, turbo, laptop, tiny or a .toml file; else the workspace's, else paper where "
+        "there is a CUDA device and tiny where there is none.",
         envvar="SYNTIC_PRESET",
         show_envvar=True,
     ),

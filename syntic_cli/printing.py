@@ -36,7 +36,9 @@ def print_captions(captions: Sequence[Caption], format: str, *, beside: Path | N
             print(json.dumps(_as_json(caption), ensure_ascii=False))
     elif format == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "caption", "log_probability", "objects", "error", "note"])
+        writer.writerow(
+            ["path", "caption", "log_probability", "objects", "error", "note", "confidence"]
+        )
         for caption in captions:
             writer.writerow(
                 [
@@ -46,6 +48,7 @@ def print_captions(captions: Sequence[Caption], format: str, *, beside: Path | N
                     ";".join(found.label for found in caption.objects),
                     caption.error,
                     caption.note,
+                    "" if caption.confidence is None else caption.confidence,
                 ]
             )
     elif format == "metadata":
@@ -57,21 +60,30 @@ def print_captions(captions: Sequence[Caption], format: str, *, beside: Path | N
         for caption in captions:
             print(shown(caption.caption))
     else:
-        paths = [caption.path for caption in captions]
-        names = [PurePath(path).name for path in paths]
-        console.table(
-            ["photo", "caption", "objects"],
-            [
-                [
-                    photo,
-                    caption.caption if not caption.error else f"✗ {caption.error}",
-                    ", ".join(dict.fromkeys(found.label for found in caption.objects)),
-                ]
-                for photo, caption in zip(
-                    names if len(set(names)) == len(set(paths)) else paths, captions, strict=True
-                )
-            ],
+        _print_table(captions)
+
+
+def _print_table(captions: Sequence[Caption]) -> None:
+    """A row for each photo; how sure the captioner is, where it knows, is set faint."""
+    paths = [caption.path for caption in captions]
+    names = [PurePath(path).name for path in paths]
+    rows = [
+        [
+            photo,
+            caption.caption if not caption.error else f"✗ {caption.error}",
+            ", ".join(dict.fromkeys(found.label for found in caption.objects)),
+        ]
+        for photo, caption in zip(
+            names if len(set(names)) == len(set(paths)) else paths, captions, strict=True
         )
+    ]
+    columns = ["photo", "caption", "objects"]
+    if any(caption.confidence is not None for caption in captions):
+        columns.insert(2, "sure")
+        for row, caption in zip(rows, captions, strict=True):
+            sure = caption.confidence
+            row.insert(2, "" if sure is None else f"{100 * sure:.0f} %")
+    console.table(columns, rows, right=["sure"], faint=["sure"])
 
 
 def _as_json(caption: Caption) -> dict[str, Any]:

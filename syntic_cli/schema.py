@@ -134,6 +134,8 @@ CAPTION = Stage(
         "caption": TEXT,
         "log_probability": NUMBER,
         "error": TEXT,
+        # Of a captioner that is calibrated; not a number where it is not.
+        "confidence": Column("number", optional=True),
         # What a photo was like (size and time of change), to know it again.
         "state": Column("text", optional=True),
         # What a reader of the caption should know of the photo.

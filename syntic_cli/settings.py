@@ -54,6 +54,11 @@ PIXELS = Range(
 )
 QUALITY = Range(lambda value: 1 <= value <= 100, "must be from 1 to 100")
 ENGINE = Range(lambda value: value in ("local", "ray"), "must be local or ray")
+DECODER, CLIPRE, MAGIC, ZEROCAP = "decoder", "clipre", "magic", "zerocap"
+DECODING = Range(
+    lambda value: value in (DECODER, CLIPRE, MAGIC, ZEROCAP),
+    "must be decoder, clipre, magic or zerocap",
+)
 # Ray lends shares of a GPU, or GPUs by the number.
 GPUS = Range(
     lambda value: 0 < value <= 1 or value in range(2, 1025),
@@ -268,7 +273,13 @@ class ProjectSettings:
 @dataclass(frozen=True)
 class TrainSettings:
     """Equations 5 and 6. warmup is in optimiser steps, max_length in tokens; noise is the standard
-    deviation of Gaussian noise on the prefix in training, as CapDec's."""
+    deviation of Gaussian noise on the prefix in training, as CapDec's.
+
+    from_texts conditions on each text's own feature in training, in the place of its image's: what
+    DeCap (Li et al., ICLR 2023), CapDec (Nukrai et al., EMNLP Findings 2022: a variance of 0.016)
+    and CLOSE (Gu et al., ICCV 2023: a deviation of 0.08) have in common. DeCap projects photos on
+    the support set; the other two take them as they are, and add noise in training instead.
+    """
 
     tokenizer: Annotated[str, Option("clip, or bpe:SIZE trained on the corpus.")] = "clip"
     layers: Annotated[int, Option("Transformer layers.", up_to(128))] = 4
@@ -304,6 +315,14 @@ class TrainSettings:
     retrieve_words: Annotated[
         int, Option("A word that so many of them share becomes a tag.", up_to(1_000))
     ] = 3
+    from_texts: Annotated[
+        bool,
+        Option(
+            "Train on the texts' own features: DeCap (ICLR 2023), whose photos alone are projected;"
+            " with --no-projection and --noise 0.126 CapDec, with 0.08 CLOSE.",
+            names=("--from-texts/--from-images",),
+        ),
+    ] = False
     objects: Annotated[
         bool, Option("Attend to object names.", names=("--with-objects/--no-objects",))
     ] = True
@@ -337,6 +356,11 @@ class CaptionSettings:
     repetition is the weight of what a caption pays for a word that it has already: the logarithm
     of how often the training texts repeat theirs; 0 is the paper's method.
     mirror averages a photo's feature with that of its mirror image.
+
+    decoding lets others speak in the place of the trained decoder, for comparison; of the captioner
+    they take the dual encoder, clipre the support set, too. magic and zerocap need a language_model
+    that has learnt to write: their papers' figures are those of a GPT-2 trained on captions
+    (magic) and of GPT-2 medium (zerocap).
     """
 
     beam: Annotated[int, Option("Width of the beam; 1 is greedy.", up_to(100))] = 3
@@ -357,9 +381,29 @@ class CaptionSettings:
     temperature: Annotated[
         float | None, Option("τ of equation 3, if not the captioner's.", TEMPERATURE)
     ] = None
+    decoding: Annotated[
+        str,
+        Option(
+            "decoder; or, for comparison, clipre (the nearest text of the support set), magic (Su "
+            "et al., 2022) or zerocap (Tewel et al., CVPR 2022), which steer a --language-model.",
+            DECODING,
+        ),
+    ] = DECODER
+    language_model: Annotated[
+        str | None,
+        Option("Hub id or folder of a causal language model, for magic and zerocap.", panel=MODEL),
+    ] = None
+    language_revision: Annotated[
+        str | None, Option("Revision of the language model's hub id.", panel=MODEL)
+    ] = None
 
     def __post_init__(self) -> None:
         check(self)
+        if self.decoding in (MAGIC, ZEROCAP) and not self.language_model:
+            raise SynticError(
+                f"--decoding {self.decoding}: needs a --language-model, a hub id or folder such as "
+                "openai-community/gpt2"
+            )
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ def read_training_data(
 
     Args:
         inputs: open artifacts: `projected`; `objects` where the decoder attends to such; `support`
-            where it is projected on, or retrieved from.
+            where it is projected on, or retrieved from; `texts` where their own features stand in
+            for those of images.
         settings: what the decoder is to see.
         run: where retrieving runs.
         seed: of the sample that tells which words are of content.
@@ -102,6 +103,9 @@ def read_training_data(
     captions = pairs.texts("captions")
     image, captions = image[valid], [captions[row] for row in valid]
     images = features(pairs, "image_features")[image]
+    prefixes = features(pairs, "projected")[image] if settings.projection else images
+    if settings.from_texts:
+        prefixes = images = features(inputs["texts"], "text_features")[valid]
     tokenizer = make_tokenizer(settings.tokenizer, captions)
     tokens, token_offsets, cut = encode_captions(tokenizer, captions, settings.max_length - 1)
     if cut:
@@ -132,7 +136,7 @@ def read_training_data(
         retrieved = (retrieved[0] + len(vocabulary), retrieved[1])
         labels, label_offsets = join((labels, label_offsets), retrieved)
     return TrainingData(
-        prefixes=features(pairs, "projected")[image] if settings.projection else images,
+        prefixes=prefixes,
         images=images,
         image=image,
         weights=_weights(pairs, valid, settings.weigh, run) if settings.weigh else None,
@@ -209,31 +213,30 @@ def _retrieve(
     """The content words of the support set, and the tags that texts near its image give a caption.
 
     A text of the support set that is word for word a caption of the image is left out: the photos
-    to come have none such.
+    to come have none such. Texts that are there several times are retrieved once.
     """
     import torch
 
-    from .method.retrieval import Retriever, find_content_words
+    from .method.retrieval import Retriever, find_content_words, first_of_each
     from .models.loading import find_device
 
     device = find_device(run.device)
-    keys = torch.from_numpy(support[0]).float().to(device)
-    words = find_content_words(keys, support[1], settings.retrieve, seed)
+    different = first_of_each(support[1])
+    texts = [support[1][row] for row in different]
+    keys = torch.from_numpy(support[0][different]).float().to(device)
+    words = find_content_words(keys, texts, settings.retrieve, seed)
     _, first, which = np.unique(image, return_index=True, return_inverse=True)
-    places: dict[str, list[int]] = {}
-    for row, text in enumerate(support[1]):
-        places.setdefault(text, []).append(row)
-    own = {
-        (row, place)
-        for row, text in zip(which, captions, strict=True)
-        for place in places.get(text, ())
-    }
-    rows, texts = (
-        torch.tensor(sorted(own), dtype=torch.int64, device=device).reshape(-1, 2).unbind(dim=1)
-    )
+    place = {text: row for row, text in enumerate(texts)}
+    pairs = zip(which, captions, strict=True)
+    own = {(int(row), place[text]) for row, text in pairs if text in place}
+    apart = torch.tensor(sorted(own), dtype=torch.int64, device=device).reshape(-1, 2)
     retriever = Retriever(keys, words, settings.retrieve, settings.retrieve_words)
-    tags = retriever.tags(torch.from_numpy(images[first]).float().to(device), (rows, texts))
-    return words.vocabulary, take(tags, which)
+    queries = torch.from_numpy(images[first]).float().to(device)
+    labels, offsets = retriever.tags(queries, (apart[:, 0], apart[:, 1]))
+    count = len(words.vocabulary)
+    # From rows of the different texts to rows of the support set.
+    in_support = np.concatenate([np.arange(count), count + different])
+    return words.vocabulary, take((in_support[labels], offsets), which)
 
 
 def _name_features(clip: Mapping[str, Any], names: list[str], width: int) -> np.ndarray:

@@ -93,6 +93,38 @@ def _build_clip(folder: Path, embed_dim: int = 16) -> None:
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
 
 
+def build_language_model(folder: Path) -> Path:
+    """A GPT-2 of two layers with random weights, whose tokens are bytes and a few common pairs."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
+
+    folder.mkdir(parents=True)
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(
+        ["a dog runs on the beach.", "the old woman looks at a cup."],
+        vocab_size=300,
+        min_frequency=1,
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
+    )
+    trained.save_model(str(folder))
+    tokenizer = GPT2Tokenizer.from_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=64,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.5,
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
 def _build_text_to_image(folder: Path) -> None:
     from diffusers import (
         AutoencoderKL,

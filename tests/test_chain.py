@@ -391,7 +391,7 @@ class TestCaption:
         lines = [json.loads(line) for line in printed("jsonl").splitlines()]
         assert [line["path"] for line in lines] == list(map(str, photos))
         assert set(lines[0]) == {
-            *("path", "caption", "log_probability", "objects", "error", "note")
+            *("path", "caption", "log_probability", "objects", "error", "note", "confidence")
         }
         assert set(lines[0]["objects"][0]) == {"label", "score", "box"}
         assert all(line["log_probability"] < 0 and not line["error"] for line in lines)
@@ -604,4 +604,16 @@ def test_help_needs_no_heavy_library(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Usage:" in done.stdout
+    assert done.stderr.strip().endswith("[]")
+
+
+def test_inspect_needs_no_heavy_library(finished: Path) -> None:
+    code = (
+        "import sys\nfrom syntic_cli import cli\n"
+        f"sys.argv = ['syntic', 'inspect', {str(finished / 'captions.h5')!r}]\n"
+        "cli.app(standalone_mode=False)\n"
+        f"print([name for name in {(*HEAVY, 'PIL')!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "captions.h5" in done.stdout
     assert done.stderr.strip().endswith("[]")

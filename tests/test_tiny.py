@@ -74,6 +74,29 @@ def test_the_dual_encoder_without_norms_answers_as_open_clip_does() -> None:
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in clip.model.visual.modules())
 
 
+def test_texts_are_read_as_far_as_they_go() -> None:
+    """What open_clip makes of them with all its padding; a batch of short ones takes less time."""
+    import open_clip
+    import torch
+
+    from syntic_cli.models.clip import _used, load_clip
+    from syntic_cli.settings import EncodeSettings
+
+    clip = load_clip(EncodeSettings("preset:tiny/clip"), torch.device("cpu"), torch.float32)
+    folder = f"local-dir:{FOLDER / 'tiny' / 'clip'}"
+    model, _, _ = open_clip.create_model_and_transforms(folder)
+    tokenizer = open_clip.get_tokenizer(folder)
+    texts = ["a dog", "", "two children play with a ball", "word " * 30, "word " * 40]
+    for some in (texts[:1], texts[:3], texts, texts[1:2], texts[3:]):
+        with torch.no_grad():
+            wanted = model.eval().encode_text(tokenizer(some), normalize=True)
+        assert torch.allclose(clip.encode_texts(some), wanted, atol=1e-5)
+    # A token before the text, and one that ends it, which is the padding, too.
+    assert [_used(clip.tokenizer([text])) for text in texts] == [4, 2, 8, 32, 32]
+    # Padded with what does not end it, as OpenAI's tokens are, one more.
+    assert _used(torch.tensor([[5, 7, 9, 0, 0, 0], [5, 7, 7, 9, 0, 0]])) == 5
+
+
 def test_a_tower_that_does_not_run_as_it_is_defined_is_left_as_it_is() -> None:
     import torch
     from torch import nn

@@ -99,7 +99,7 @@ def main() -> None:
             if values.ndim == 2:
                 decoder[name], scales[f"decoder/{name}"] = in_bytes(values)
         groups = {"decoder": decoder}
-        groups |= {name: artifact.group(name) for name in ("history", "repetition")}
+        groups |= {name: artifact.group(name) for name in ("history", "repetition", "calibration")}
         attributes = {name: artifact.attributes[name] for name in KEPT}
         # Where its inputs lay says nothing on another machine.
         inputs = {

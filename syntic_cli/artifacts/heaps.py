@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import zlib
 from pathlib import Path
 
 import h5py
@@ -19,7 +20,7 @@ HEADER = 16
 # Larger files are those of long runs, in which looking would take longer than reading.
 LARGEST_CHECKED = 64 << 20
 # What h5py reports a failed checksum, a cut file or a broken heap as.
-UNREADABLE = (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError)
+UNREADABLE = (OSError, zlib.error, RuntimeError, LookupError, TypeError, ValueError, MemoryError)
 REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
 
 
@@ -46,11 +47,13 @@ class Lengths:
         """Look at the lengths of rows start to stop of a dataset of strings, each chunk once.
 
         Raises:
-            OSError: where they are not kept as h5py keeps them, or cannot be true.
+            OSError, zlib.error: where they are not kept as syntic keeps them, or cannot be true.
         """
         dataset = self._file[name]
-        if dataset.chunks is None or dataset.id.get_create_plist().get_nfilters():
-            raise OSError("its strings are not in plain chunks")
+        filters = dataset.id.get_create_plist()
+        codes = [filters.get_filter(number)[0] for number in range(filters.get_nfilters())]
+        if dataset.chunks is None or codes not in ([], [h5py.h5z.FILTER_DEFLATE]):
+            raise OSError("its strings are not in chunks, plain or deflated")
         rows = dataset.chunks[0]
         first, last, _ = slice(start, stop).indices(len(dataset))
         for at in range(first // rows * rows, last, rows):
@@ -65,6 +68,9 @@ class Lengths:
         with self._path.open("rb") as file:
             file.seek(chunk.byte_offset)
             data = file.read(chunk.size)
+        if dataset.compression:
+            most = dataset.chunks[0] * REFERENCE.itemsize
+            data = zlib.decompressobj().decompress(data, most)
         references = np.frombuffer(data, REFERENCE, len(data) // REFERENCE.itemsize)
         left = self._left.get(name, self._path.stat().st_size)
         self._left[name] = left - int(

@@ -237,12 +237,13 @@ class Artifact:
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> Values:
         """Rows of a dataset, read as its schema says; for what an earlier schema lacks, those of
-        what stood for it, and for an optional one that is not there, empty texts."""
+        what stood for it, and for an optional one that is not there, empty texts or no numbers."""
         kind = self.columns[name].kind
         if name not in self._file and self.schema < self.columns[name].since:
             name = self.columns[name].before
         if name not in self._file:
-            return [""] * len(range(self.rows)[start:stop])
+            missing = len(range(self.rows)[start:stop])
+            return np.full(missing, np.nan, np.float32) if kind == "number" else [""] * missing
         if kind == "number":
             return self.numbers(name, start, stop)
         return (self.texts if kind == "text" else self.byte_strings)(name, start, stop)

@@ -14,7 +14,6 @@ import numpy as np
 from ..console import count
 from ..errors import ConflictError, DamagedError, MissingError, SynticError
 from ..models.identity import same_model
-from ..photos import decode_image
 from .reading import Artifact, Values
 
 if TYPE_CHECKING:
@@ -36,7 +35,8 @@ class DetectedObject:
 class Caption:
     """What was said of one photo; error says why nothing was, and is empty where all went well.
 
-    note says what a reader of the caption should know of the photo, such as `truncated`.
+    note says what a reader of the caption should know of the photo, such as `truncated`. confidence
+    is how likely its main noun is right, 0 to 1; None where the captioner is not calibrated.
     """
 
     path: str
@@ -45,6 +45,7 @@ class Caption:
     objects: list[DetectedObject]
     error: str = ""
     note: str = ""
+    confidence: float | None = None
 
 
 def errors_of(results: Sequence[Any]) -> list[str]:
@@ -76,6 +77,9 @@ def read_image(pairs: Artifact, row: int, at_least: int | None) -> Image.Image:
     Raises:
         SynticError: where it was not generated or cannot be decoded.
     """
+    # Most that is done with artifacts has no need of an image library.
+    from ..photos import decode_image
+
     data = pairs.byte_strings("images", row, row + 1)[0]
     if not data:
         raise MissingError("the image was not generated")
@@ -264,6 +268,11 @@ def named_objects(
     ]
 
 
+def as_confidence(stored: float) -> float | None:
+    """A confidence as it is printed; None where nothing is known of it."""
+    return None if np.isnan(stored) else round(stored, 3)
+
+
 def path_text(photo: str | Path) -> str:
     """A path as UTF-8 text; bytes of a name that are not UTF-8 are shown escaped."""
     return os.fsencode(photo).decode("utf-8", "backslashreplace")
@@ -292,6 +301,7 @@ def read_captions(artifact: Artifact) -> list[Caption]:
         artifact.numbers("log_probability").tolist(),
         artifact.texts("error"),
         artifact.column("note"),
+        np.asarray(artifact.column("confidence")).tolist(),
         strict=True,
     )
     return [
@@ -307,6 +317,7 @@ def read_captions(artifact: Artifact) -> list[Caption]:
             ),
             error,
             note,
+            as_confidence(confidence),
         )
-        for row, (photo, text, log_probability, error, note) in enumerate(columns)
+        for row, (photo, text, log_probability, error, note, confidence) in enumerate(columns)
     ]

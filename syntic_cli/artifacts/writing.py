@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -183,7 +185,10 @@ def _append(
     dataset = file[name]
     first = len(dataset)
     dataset.resize(first + len(rows), axis=0)
-    as_matrix = h5py.check_vlen_dtype(dataset.dtype) and len({len(value) for value in rows}) == 1
+    bytes_alone = h5py.check_vlen_dtype(dataset.dtype) and not h5py.check_string_dtype(
+        dataset.dtype
+    )
+    as_matrix = bytes_alone and len({len(value) for value in rows}) == 1
     if as_matrix or len(rows) == 1:
         # h5py takes byte strings of one length for a matrix, and one of them for its bytes.
         for row, value in enumerate(rows, first):
@@ -243,3 +248,34 @@ def write_groups(file: h5py.File, groups: Mapping[str, Mapping[str, np.ndarray]]
                 data=array,
                 **({"chunks": True, "fletcher32": True} if array.ndim and array.size else {}),
             )
+
+
+def copy_with_group(
+    source: Path, recipe: Recipe, target: Path, name: str, values: Mapping[str, float]
+) -> None:
+    """Write a copy of an artifact with a group of numbers more, or in the place of one it has.
+
+    They count as a setting of its recipe, so that what was made from the one without is not taken
+    for what is made from the copy.
+
+    Args:
+        source: a finished artifact.
+        recipe: its own.
+        target: the copy; may be the source.
+        name: of the group, and of the setting.
+        values: its numbers.
+
+    Raises:
+        SynticError: where the copy cannot be written.
+    """
+    digest = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()[:16]
+    changed = replace(recipe, settings={**recipe.settings, name: digest})
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+        with h5py.File(temporary, "r+", libver=HDF5_VERSION) as file:
+            if name in file:
+                del file[name]
+            write_groups(file, {name: {key: np.float64(one) for key, one in values.items()}})
+            file.attrs["settings"] = json.dumps(dict(changed.settings), sort_keys=True)
+            file.attrs["fingerprint"] = changed.fingerprint
+            file.attrs[CHECKSUM] = header_checksum(dict(file.attrs))

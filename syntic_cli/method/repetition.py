@@ -96,7 +96,7 @@ def learn_repetition(
         The number of each token's family, (V,) int32, and that family's share, (V,) float32.
     """
     there = np.bincount(tokens, minlength=len(marked)) > 0
-    if marked[tokens].mean() < UNSPACED:
+    if marked[tokens].sum() < UNSPACED * len(tokens):
         marked = np.ones_like(marked)
     words = marked & there
     family = _families(spellings, np.flatnonzero(words), len(marked))

@@ -73,6 +73,14 @@ def index_words(texts: Sequence[str]) -> Words:
     return Words(list(vocabulary), np.array(words, np.int32), np.array(offsets, np.int64))
 
 
+def first_of_each(texts: Sequence[str]) -> np.ndarray:
+    """The rows of different texts, each at its first place: copies would tell nothing more."""
+    first: dict[str, int] = {}
+    for row, text in enumerate(texts):
+        first.setdefault(text, row)
+    return np.fromiter(first.values(), np.int64, len(first))
+
+
 def _bare(piece: str) -> str:
     """A word in lower case without the punctuation around it, in any script."""
     letters = [not unicodedata.category(c).startswith(("P", "S")) for c in piece]

@@ -52,6 +52,11 @@ class Clip:
         """Tokens of a text that the text tower takes."""
         return int(self.tokenizer.context_length)
 
+    @property
+    def scale(self) -> float:
+        """What the dual encoder was trained to multiply cosines by: 1 / its own temperature."""
+        return float(self.model.logit_scale.exp())
+
     def compile(self) -> None:
         """Compile the image tower, which takes about a minute when it next runs."""
         # Frozen weights let convolutions and their norms become one.
@@ -70,10 +75,13 @@ class Clip:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-length features, (N, d) float32, of texts; what exceeds the context is cut off."""
-        tokens = self.tokenizer(list(texts)).to(self.device)
+        tokens = self.tokenizer(list(texts))
+        tower = _TextTower(self.model)
+        if tower.takes_any_length:
+            tokens = tokens[:, : _used(tokens)]
         if self.texts is not None:
             return F.normalize(self.texts(tokens)[0], dim=-1)
-        return F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu()
+        return F.normalize(tower(tokens.to(self.device)).float(), dim=-1).cpu()
 
     def count_cut(self, texts: Sequence[str]) -> int:
         """How many of the texts have more tokens than the text tower takes."""
@@ -146,15 +154,47 @@ def load_clip(
     return _on_openvino(clip) if openvino.is_used(with_openvino, device, dtype) else clip
 
 
-class _Tower(nn.Module):
-    """A tower of a dual encoder as a module of its own: a function of its batch alone."""
+class _ImageTower(nn.Module):
+    """The image tower as a module of its own."""
 
-    def __init__(self, model: nn.Module, encode: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self._encode = model, encode
+        self.model = model
 
-    def forward(self, batch: Tensor) -> Tensor:
-        return self._encode(batch)
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_image(pixels)
+
+
+class _TextTower(nn.Module):
+    """The text tower as a module of its own.
+
+    A tower in which a token looks at those before it, and the feature is read from the one that
+    ends the text, takes tokens of any length: what is behind that one changes nothing.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        text = getattr(model, "text", None)
+        self.takes_any_length = (
+            getattr(text, "attn_mask", None) is not None
+            and getattr(text, "cls_emb", None) is None
+            and getattr(text, "pool_type", "") in ("argmax", "eos")
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if not self.takes_any_length:
+            return self.model.encode_text(tokens)
+        text, length = self.model.text, tokens.shape[1]
+        mask = {"attn_mask": text.attn_mask[:length, :length]}
+        return torch.func.functional_call(text, mask, (tokens,))
+
+
+def _used(tokens: Tensor) -> int:
+    """How many tokens the longest of the texts has, (N, L), the one that ends it included."""
+    # The end may be the padding, too, so one more is kept.
+    columns = (tokens != tokens[:, -1:]).any(dim=0).nonzero()
+    return min(tokens.shape[1], int(columns.max()) + 2) if len(columns) else tokens.shape[1]
 
 
 def _on_openvino(clip: Clip) -> Clip:
@@ -162,10 +202,10 @@ def _on_openvino(clip: Clip) -> Clip:
     model, photo = clip.model, clip.preprocess(Image.new("RGB", (64, 64), "gray"))[None]
     tokens = clip.tokenizer(["a text"])
     with quiet_libraries():
-        images = openvino.converted(
-            _Tower(model.visual, model.encode_image), photo, (openvino.IMAGES, *photo.shape[1:])
-        )
-        texts = openvino.converted(_Tower(model, model.encode_text), tokens, (-1, tokens.shape[1]))
+        images = openvino.converted(_ImageTower(model), photo, (openvino.IMAGES, *photo.shape[1:]))
+        tower = _TextTower(model)
+        length = -1 if tower.takes_any_length else tokens.shape[1]
+        texts = openvino.converted(tower, tokens, (-1, length))
     return replace(clip, images=images, texts=texts)
 
 

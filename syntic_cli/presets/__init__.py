@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import DamagedError, MissingError, SynticError
-from ..schema import STAGES
+from ..schema import STAGES, SYNTHESIZE
 from ..settings import fields_of
 
 if sys.version_info >= (3, 11):
@@ -92,6 +92,11 @@ def over(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in values.items() if name not in tags}, **given}
 
 
+def makes_images(preset: Preset) -> bool:
+    """Whether a preset names a text-to-image model; without one the chain is of texts alone."""
+    return "model" in preset.get(SYNTHESIZE.name, {})
+
+
 def resolve(kind: type[Settings], preset: Preset, **options: Any) -> Settings:
     """A stage's settings: the preset's values under the options that were given (not None).
 
@@ -104,4 +109,6 @@ def resolve(kind: type[Settings], preset: Preset, **options: Any) -> Settings:
     try:
         return kind(**values)
     except TypeError as error:
-        raise SynticError(f"preset: [{section}] lacks a value ({error})") from error
+        raise SynticError(
+            f"preset: [{section}] lacks a value ({error}); give it by its option, such as --model"
+        ) from error

@@ -22,7 +22,7 @@ from ..models.identity import identity
 from ..passes import Mapper, Opened, map_work
 from ..presets import SHIPPED, SHIPPED_PRESET
 from ..schema import CAPTION, TRAIN
-from ..settings import CaptionSettings, DetectSettings, Run
+from ..settings import DECODER, CaptionSettings, DetectSettings, Run
 from ..sidecars import Sidecars
 
 NOT_THERE = "not there"
@@ -161,7 +161,7 @@ def _plan(
         elif detector is not None:
             objects = replace(objects or DetectSettings(detector), model=detector)
             detector = None
-        chosen: dict[str, Any] = {k: v for k, v in asdict(settings).items() if v is not None}
+        chosen = _chosen(settings)
         named = {"clip": clip, "detector": detector}
         chosen.update({role: name for role, name in named.items() if name})
         if objects is not None:
@@ -179,6 +179,18 @@ def _plan(
             photos, states, source.path, source.state, settings, support, clip, detector, objects
         )
         return _Plan(path, replace(recipe, inputs=inputs), work, named=output is not None)
+
+
+def _chosen(settings: CaptionSettings) -> dict[str, Any]:
+    """What of the settings changes the captions; the decoder's own are as before there was any
+    other."""
+    chosen = {name: value for name, value in asdict(settings).items() if value is not None}
+    revision = chosen.pop("language_revision", None)
+    if settings.language_model:
+        chosen["language_model"] = identity(settings.language_model, revision)
+    if settings.decoding == DECODER:
+        del chosen["decoding"]
+    return chosen
 
 
 def _make(plan: _Plan, run: Run, sidecars: Sidecars | None) -> None:

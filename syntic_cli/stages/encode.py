@@ -1,4 +1,4 @@
-"""encode: features of every synthetic image and of every text."""
+"""encode: features of every synthetic image and of every text, or of texts alone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import numpy as np
 from .. import console
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact, Values
-from ..artifacts.recipe import Recipe
-from ..artifacts.records import cut_texts, features, read_image, reopen
+from ..artifacts.recipe import Input, Recipe
+from ..artifacts.records import cut_texts, errors_of, features, read_image, reopen
 from ..artifacts.workspace import open_input
+from ..corpus import Corpus
 from ..errors import SynticError
 from ..models.identity import identity, refuse_another, same_model
 from ..passes import Mapper, Opened, map_work
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # On a CPU small batches are twice as fast: their activations stay in the cache.
 BATCH_SIZE = {"cpu": 4, "cuda": 256, "mps": 64}
+TEXTS = {"cpu": 64, "cuda": 1024, "mps": 256}
 # Batches from which on a minute of compiling is repaid.
 BATCHES_WORTH_COMPILING = 1_000
 
@@ -80,6 +82,84 @@ def encode(
     with Artifact(path) as made:
         console.failures(ENCODE.name, made.texts("error"), "pair")
     return path
+
+
+def encode_texts(
+    corpus: Corpus,
+    workspace: str | Path,
+    settings: EncodeSettings,
+    run: Run | None = None,
+    *,
+    output: Path | None = None,
+) -> Path:
+    """Encode texts that have no images: each one's own feature stands in for its image's.
+
+    What DeCap (Li et al., ICLR 2023) trains on. `project` and `train` take it as features of
+    images, `train` without objects.
+
+    Args:
+        corpus: the texts.
+        workspace: the folder of the run.
+        settings: the dual encoder.
+        run: how the stage runs.
+        output: the artifact, if not the workspace's own.
+
+    Returns:
+        The path of the artifact.
+
+    Raises:
+        SynticError: where the model cannot be used, another artifact is in the way, or the output
+            cannot be written.
+    """
+    run = run or Run()
+    path = output or Path(workspace) / ENCODE.file
+    name = identity(settings.model, settings.revision, settings.pretrained)
+    recipe = Recipe(
+        ENCODE.name,
+        {"model": name, "images": "none, texts alone", **run.chosen_dtype()},
+        {"corpus": Input("corpus", corpus.digest, corpus.source)},
+        {"clip": {**asdict(settings), "identity": name}},
+        corpus.digest,
+    )
+    with making(path, recipe, run) as draft:
+        if not draft.up_to_date:
+            work = TextEncoding(corpus.captions, settings, name)
+            map_work(draft, len(corpus.captions), work, run)
+    with Artifact(path) as made:
+        console.failures(ENCODE.name, made.texts("error"), "text")
+    return path
+
+
+@dataclass(frozen=True)
+class TextEncoding:
+    """The work on each of some texts by the model of this identity."""
+
+    captions: Sequence[str]
+    settings: EncodeSettings
+    identity: str
+    title: ClassVar[str] = ENCODE.name
+    unit: ClassVar[str] = "texts"
+
+    @contextmanager
+    def open(self, run: Run) -> Iterator[Opened]:
+        """Load the dual encoder; see `passes.Work`."""
+        from ..models.clip import load_clip
+        from ..models.loading import find_device, find_dtype
+
+        device = find_device(run.device)
+        dtype = find_dtype(run.dtype, device)
+        chosen = self.settings
+        refuse_another(self.identity, chosen.model, chosen.revision, chosen.pretrained)
+        model = load_clip(chosen, device, dtype, with_openvino=run.openvino)
+        yield Opened(
+            _text_mapper(model, self.captions),
+            run.batch_size or TEXTS[device.type],
+            device,
+            dtype,
+            {"captions": self.captions, "image": np.arange(len(self.captions))},
+            cut_texts(model.count_cut(self.captions), model.context_length),
+            model.runtime if model.texts else "torch",
+        )
 
 
 @dataclass(frozen=True)
@@ -150,6 +230,32 @@ def _composed(pairs: Artifact, name: str) -> Path | None:
         encoder = composed.recipe.models["clip"]["identity"]
         same = composed.state == given.fingerprint and same_model(encoder, name)
     return path if same else None
+
+
+def _text_mapper(model: Clip, captions: Sequence[str]) -> Mapper[str, np.ndarray]:
+    import torch
+
+    from ..models.loading import FittingBatch
+
+    fitting = FittingBatch(console.warn)
+
+    def compute(texts: Sequence[str]) -> list[np.ndarray]:
+        parts = fitting.run(lambda a, b: model.encode_texts(texts[a:b]), len(texts))
+        return list(torch.cat(parts).numpy())
+
+    def pack(first: int, results: Sequence[Any]) -> Mapping[str, Values]:
+        good = [row for row in results if not isinstance(row, SynticError)]
+        zeros = np.zeros_like(good[0] if good else model.encode_texts([""]).numpy()[0])
+        rows = [zeros if isinstance(row, SynticError) else row for row in results]
+        errors = errors_of(results)
+        return {
+            "image_features": np.stack(rows),
+            "text_features": np.stack(rows),
+            "valid": np.array([not error for error in errors], bool),
+            "error": errors,
+        }
+
+    return Mapper(read=lambda row: captions[row], compute=compute, pack=pack)
 
 
 @dataclass(frozen=True)

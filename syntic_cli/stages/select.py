@@ -1,7 +1,10 @@
-"""select: pair each text anew with the image that says it best (SynC, 2025)."""
+"""select: pair each text anew with the image that says it best (SynC, 2025), or keep a part of the
+texts with the images they have."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,10 +14,11 @@ from .. import console
 from ..artifacts.checkpoint import Checkpoint
 from ..artifacts.making import making
 from ..artifacts.reading import Artifact
-from ..artifacts.recipe import Recipe
+from ..artifacts.recipe import Input, Recipe
 from ..artifacts.records import features as read_features
 from ..artifacts.workspace import open_input
-from ..errors import ConflictError, SynticError, plural
+from ..corpus import Corpus
+from ..errors import ConflictError, MissingError, SynticError, plural, shown
 from ..interrupts import StopRequest
 from ..schema import ENCODE, SELECT
 from ..settings import Run, SelectSettings
@@ -82,6 +86,76 @@ def select(
         quiet=run.quiet,
     )
     return path
+
+
+def keep_only(
+    corpus: Corpus,
+    workspace: str | Path,
+    run: Run | None = None,
+    *,
+    features: Path | None = None,
+    output: Path | None = None,
+) -> Path:
+    """Keep the texts of a part of the corpus, and no other, each with the image that it has.
+
+    Images are made and encoded once so, for experiments on many parts. All of them stay, those of
+    no text of the part, too, so that `detect` has to be run but once.
+
+    Args:
+        corpus: the texts to keep; one that stands twice is kept as often.
+        workspace: the folder of the run.
+        run: how the stage runs.
+        features: the features, if not the workspace's own.
+        output: the artifact, if not the workspace's own.
+
+    Returns:
+        The path of the artifact: features of these texts, in the order of the corpus.
+
+    Raises:
+        MissingError: where the features are not of all of these texts.
+        SynticError: as `select` does.
+    """
+    run, folder = run or Run(), Path(workspace)
+    path = output or folder / SELECT.file
+    with open_input(folder, ENCODE.name, given=features) as pairs:
+        inputs = {
+            "features": pairs.as_input(path),
+            "corpus": Input("corpus", corpus.digest, corpus.source),
+        }
+        recipe = Recipe(SELECT.name, {}, inputs, pairs.recipe.models, pairs.recipe.origin)
+        with making(path, recipe, run) as draft:
+            if draft.up_to_date:
+                return path
+            rows = _rows_of(corpus.captions, pairs)
+            columns = {name: pairs.column(name) for name in ("image_features", "valid", "error")}
+            columns["captions"] = corpus.captions
+            columns["image"] = pairs.image()[rows]
+            columns["text_features"] = pairs.numbers("text_features")[rows]
+            draft.finish(columns=columns)
+    console.note(
+        f"{SELECT.name}: {len(corpus.captions):,} of {pairs.text_rows:,} texts stay",
+        quiet=run.quiet,
+    )
+    return path
+
+
+def _rows_of(captions: Sequence[str], pairs: Artifact) -> np.ndarray:
+    """Where each caption stands in the features, (N,); equal ones in turn, the last for any more.
+
+    Raises:
+        MissingError: where one stands nowhere.
+    """
+    places: dict[str, deque[int]] = {}
+    for row, text in enumerate(pairs.texts("captions")):
+        places.setdefault(text, deque()).append(row)
+    missing = [text for text in captions if text not in places]
+    if missing:
+        raise MissingError(
+            f"{pairs.path}: has no features of {console.count(len(missing), 'text')} to be kept, "
+            f"such as {shown(missing[0])!r}; encode a corpus that holds them"
+        )
+    found = (places[text] for text in captions)
+    return np.array([own.popleft() if len(own) > 1 else own[0] for own in found], np.int64)
 
 
 def _select(

@@ -24,6 +24,8 @@ from ..training_data import TrainingData, read_training_data
 
 # Steps from which on a minute of compiling is repaid, a step being some milliseconds on a GPU.
 STEPS_WORTH_COMPILING = 10_000
+# The inputs of `project` in words.
+WHAT = {"support": "support set", "features": "features file"}
 
 
 def train(
@@ -70,7 +72,11 @@ def train(
             _refuse_without_images(inputs["projected"])
             inputs["objects"] = stack.enter_context(open_input(folder, "detect", given=objects))
         if settings.projection or settings.retrieve:
-            inputs["support"] = stack.enter_context(_open_support(inputs["projected"], support))
+            opened = _open_recorded(inputs["projected"], "support", support)
+            inputs["support"] = stack.enter_context(opened)
+        if settings.from_texts:
+            opened = _open_recorded(inputs["projected"], "features", None)
+            inputs["texts"] = stack.enter_context(opened)
         recipe = _recipe(path, settings, run, seed, inputs)
         draft = stack.enter_context(making(path, recipe, run))
         if draft.up_to_date:
@@ -110,37 +116,38 @@ def _refuse_without_images(projected: Artifact) -> None:
     """Refuse to look for objects in images that syntic has not made.
 
     Raises:
-        ConflictError: where the features were made by others.
+        ConflictError: where the features are of texts alone, or were made by others.
     """
     if "text_to_image" not in projected.recipe.models:
         raise ConflictError(
-            f"{projected.path}: goes back to features made by others, in whose images no objects "
-            "were detected; give --no-objects"
+            f"{projected.path}: goes back to features of texts alone, or made by others, so that "
+            "there are no images whose objects were detected; give --no-objects"
         )
 
 
-def _open_support(projected: Artifact, given: Path | None) -> Artifact:
-    """The file whose text features `project` used.
+def _open_recorded(projected: Artifact, role: str, given: Path | None) -> Artifact:
+    """The file that `project` took its `support` set, or its `features`, from.
 
     Raises:
         MissingError: where it has moved.
         StaleError: where it has changed since.
     """
-    recorded = projected.recipe.inputs["support"]
+    recorded, what = projected.recipe.inputs[role], WHAT[role]
     path = given or projected.path.parent / recorded.file
+    option = ", or give --support FILE" if role == "support" else ""
     if not path.exists():
         raise MissingError(
-            f"{path}: the support set that {projected.path.name} was made with is not there; "
-            "give --support FILE"
+            f"{path}: the {what} that {projected.path.name} was made with is not there; "
+            f"put it there again{option}"
         )
-    support = open_artifact(path, "optimize", "encode", "select")
-    if support.state != recorded.fingerprint:
-        support.close()
+    found = open_artifact(path, "optimize", "encode", "select")
+    if found.state != recorded.fingerprint:
+        found.close()
         raise StaleError(
-            f"{path}: not the support set that {projected.path.name} was made with; "
-            "run `syntic project --force` again, or give --support FILE"
+            f"{path}: not the {what} that {projected.path.name} was made with; "
+            f"run `syntic project --force` again{option}"
         )
-    return support
+    return found
 
 
 def _recipe(
@@ -157,7 +164,7 @@ def _recipe(
         models.update(objects.recipe.models)
     chosen = {**asdict(settings), "seed": seed}
     # What is off is left out, as before there was such a switch.
-    for switch in [name for name in ("weigh", "retrieve") if not chosen[name]]:
+    for switch in [name for name in ("weigh", "retrieve", "from_texts") if not chosen[name]]:
         del chosen[switch]
     if not settings.retrieve:
         del chosen["retrieve_words"]

@@ -1,4 +1,5 @@
-"""caption: the whole stage with the shipped captioner against one photo at a time."""
+"""caption: the whole stage with the shipped captioner against one photo at a time, and what it
+costs to attend to retrieved texts."""
 
 from __future__ import annotations
 
@@ -8,9 +9,16 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import h5py
+import numpy as np
+import torch
+
 from syntic_cli import Captioner, console
-from syntic_cli.presets import load_preset, resolve
-from syntic_cli.settings import CaptionSettings, Run
+from syntic_cli.artifacts.reading import Artifact
+from syntic_cli.cli import app
+from syntic_cli.models.clip import load_clip
+from syntic_cli.presets import SHIPPED, load_preset, resolve
+from syntic_cli.settings import CaptionSettings, EncodeSettings, Run
 from syntic_cli.stages.caption import caption
 
 from .measure import Options, Row, compare, interleave
@@ -19,12 +27,66 @@ from .read import photo
 PHOTOS = {"cpu": 128, "cuda": 2048}
 ALONE = 16
 DIFFERENT = 32
+TEXTS, WORDS, RETRIEVED = 2_000, 5_000, 8
 
 
 def run(options: Options) -> list[Row]:
     """Photos a second, from the files to the artifact; loading the models is in neither figure."""
     with tempfile.TemporaryDirectory() as name:
-        return _compare(_photos(Path(name), PHOTOS[options.device]), Path(name), options)
+        photos = _photos(Path(name), PHOTOS[options.device])
+        return [
+            *_compare(photos, Path(name), options),
+            *_retrieving(photos, Path(name), options),
+        ]
+
+
+def _retrieving(photos: Sequence[Path], folder: Path, options: Options) -> list[Row]:
+    """Two captioners that were trained alike, but for the texts that one of them retrieves."""
+    few, support = folder / "few.h5", folder / "support.h5"
+    with Artifact(SHIPPED) as shipped:
+        clip, count = shipped.recipe.models["clip"]["model"], shipped.shape("support")[0]
+        texts, features = _texts(count), shipped.numbers("support")
+    encoder = load_clip(EncodeSettings(clip), torch.device("cpu"), torch.float32)
+    # Of the others it does not matter whether they are the texts' own.
+    features[:TEXTS] = encoder.encode_texts(texts[:TEXTS]).numpy()
+    for path, rows in ((few, TEXTS), (support, count)):
+        with h5py.File(path, "w") as file:
+            file.attrs["model"] = clip
+            file["image_features"] = file["text_features"] = features[:rows]
+            file["captions"] = texts[:rows]
+    here = ["-w", str(folder / "train"), "--preset", "tiny", "-q"]
+    _syntic("project", "--features", few, "--support", support, *here)
+    with_texts, without = (folder / f"{name}.h5" for name in ("with", "without"))
+    for path, more in ((without, []), (with_texts, ["--retrieve", RETRIEVED])):
+        given = ["--no-objects", "--epochs", 1, "--support", support, "-o", path]
+        _syntic("train", *given, *more, *here)
+    settings = resolve(CaptionSettings, load_preset("tiny"))
+    models = {
+        path: Captioner.load(path, settings=settings, device=options.device)
+        for path in (with_texts, without)
+    }
+    times = interleave(
+        {
+            "ours": lambda: models[with_texts].caption(photos),
+            "without": lambda: models[without].caption(photos),
+        },
+        options,
+        wall=True,
+    )
+    what = f"{RETRIEVED} of {count:,} texts retrieved for each of {len(photos):,} photos"
+    amounts = {"ours": len(photos), "without": len(photos)}
+    return compare("caption", what, "photos/s", times, amounts, targets={"without": 0.9})
+
+
+def _texts(count: int) -> list[str]:
+    """Texts of ten words, of which some are far more frequent than others."""
+    noise = np.random.default_rng(0)
+    rows = noise.zipf(1.3, (count, 10)) % WORDS
+    return [" ".join(f"word{word}" for word in row) for row in rows]
+
+
+def _syntic(*arguments: object) -> None:
+    app([str(argument) for argument in arguments], standalone_mode=False)
 
 
 def _compare(photos: Sequence[Path], folder: Path, options: Options) -> list[Row]:
