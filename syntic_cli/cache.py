@@ -8,6 +8,8 @@ from pathlib import Path
 
 def cache_folder() -> Path:
     """The user's cache: SYNTIC_CACHE, or `syntic` in XDG_CACHE_HOME or ~/.cache."""
-    own = os.environ.get("SYNTIC_CACHE")
-    shared = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(own) if own else Path(shared, "syntic")
+    if own := os.environ.get("SYNTIC_CACHE"):
+        return Path(own)
+    # Unlike Path's, this leaves `~` alone where nobody knows a home, as in some containers.
+    shared = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    return Path(shared, "syntic")

@@ -49,7 +49,7 @@ IMAGES_A_PASS = {"cpu": 4}
 # A feature of the same text by the same model differs by rounding alone.
 SAME_FEATURE = 0.99
 PROBED_TEXTS = 8
-
+NOT_FINITE = "the models' numbers for it are not finite; is --temperature or --dtype to blame?"
 CALIBRATION = "calibration"
 # What a calibration goes by, of a caption: its log-probability a token, that of its first tokens,
 # among which the main noun often is, and the cosine of its text feature to the photo's.
@@ -328,11 +328,11 @@ class Captioner:
                 read.note,
             )
 
-    def _describe(self, photos: Sequence[_Photo]) -> list[_Described]:
+    def _describe(self, photos: Sequence[_Photo]) -> list[_Described | SynticError]:
         parts = self._fitting.run(lambda a, b: self._describe_batch(photos[a:b]), len(photos))
         return [described for part in parts for described in part]
 
-    def _describe_batch(self, photos: Sequence[_Photo]) -> list[_Described]:
+    def _describe_batch(self, photos: Sequence[_Photo]) -> list[_Described | SynticError]:
         import torch
 
         from .models.detector import NO_OBJECTS
@@ -357,7 +357,13 @@ class Captioner:
         notes = [photo.note for photo in photos]
         signals = [None] * len(photos) if written.signals is None else list(written.signals)
         rows = (written.captions, written.log_probabilities, objects, notes, signals)
-        return [_Described(*described) for described in zip(*rows, strict=True)]
+        described = [_Described(*row) for row in zip(*rows, strict=True)]
+        if self._baseline is not None:
+            return [*described]
+        return [
+            one if np.isfinite(one.log_probability) else SynticError(NOT_FINITE)
+            for one in described
+        ]
 
     def _prefix(self, images: Tensor, objects: Sequence[Objects]) -> Tensor:
         """[p; a], (N, P, width), of features, (N, d), and objects  (SynTIC, equations 3 to 5)."""

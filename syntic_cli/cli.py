@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -12,8 +14,10 @@ import typer
 
 from . import __version__, console
 from .errors import Interrupted, SynticError
+from .interrupts import tidy_end
 from .options import (
     WORKSPACE,
+    Careful,
     Compile,
     CorpusFile,
     CorpusOrScenes,
@@ -69,6 +73,7 @@ app = typer.Typer(
         "synthesize corpus.txt, encode, optimize, detect, project, train, caption, evaluate"
     ),
 )
+subcommand = partial(app.command, cls=Careful)
 
 
 def _preset_name(given: str | None, workspace: Path, *, quiet: bool) -> str:
@@ -116,10 +121,7 @@ def _read_corpus(source: str, given: dict[str, Any], seed: int) -> Corpus:
     from .corpus import read_corpus
 
     settings = CorpusSettings(**_fields(CorpusSettings, given))
-    texts = read_corpus(source, **vars(settings), seed=seed)
-    for note in [*texts.notes, texts.summary()]:
-        console.note(note, quiet=bool(given["quiet"]))
-    return texts
+    return read_corpus(source, **vars(settings), seed=seed)
 
 
 def _refuse_corpus_options(given: dict[str, Any], of: str) -> None:
@@ -129,7 +131,7 @@ def _refuse_corpus_options(given: dict[str, Any], of: str) -> None:
             raise SynticError(f"{field.flag}: says what to take of {of}, which is not given")
 
 
-@app.command("run", rich_help_panel=STAGES, epilog="Example: syntic run corpus.txt photos/*.jpg")
+@subcommand("run", rich_help_panel=STAGES, epilog="Example: syntic run corpus.txt photos/*.jpg")
 @takes(corpus=True, hides=())
 def run_chain(
     corpus: CorpusFile,
@@ -149,14 +151,21 @@ def run_chain(
     """Run the whole chain on a corpus, going on where it stopped: from synthesize to evaluate."""
     from . import printing
     from .chain import Chain, run_chain
+    from .metrics.references import load_references
     from .photos import find_photos
 
     found = find_photos(photos) if photos else []
-    texts = _read_corpus(corpus, given, seed)
+    if references is not None:
+        # Hours later is too late to be told of a wrong file.
+        if not found:
+            raise SynticError(f"--references {references}: are of photos; name the photos, too")
+        load_references(references)
     name = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
+    texts = _read_corpus(corpus, given, seed)
     if dry_run:
         from .estimate import estimate_chain
 
+        console.notes(texts.said(), quiet=bool(given["quiet"]))
         estimates = estimate_chain(texts, load_preset(name), _run(given), seed)
         printing.print_estimates(estimates, len(texts.captions))
         return
@@ -167,7 +176,7 @@ def run_chain(
         printing.print_evaluation(evaluation, "table", quiet=bool(given["quiet"]))
 
 
-@app.command(
+@subcommand(
     rich_help_panel=STAGES, epilog="Example: syntic compose corpus.txt --preset tiny --groups 5000"
 )
 @takes(ComposeSettings, corpus=True, hides=("keep", "openvino"))
@@ -182,14 +191,14 @@ def compose(
     """Gather texts of one scene and summarise them, for one image each (ICSD, AAAI 2024)."""
     from .stages.compose import compose as stage
 
-    texts = _read_corpus(corpus, given, seed)
     name = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
     settings, run = _chosen(ComposeSettings, given, workspace, name, output)
     encoder = resolve(EncodeSettings, load_preset(name))
+    texts = _read_corpus(corpus, given, seed)
     stage(texts, workspace, settings, encoder, run, seed=seed, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic synthesize corpus.txt --preset tiny")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic synthesize corpus.txt --preset tiny")
 @takes(SynthesizeSettings, corpus=True, hides=("keep", "openvino"))
 def synthesize(
     corpus: CorpusOrScenes,
@@ -204,6 +213,7 @@ def synthesize(
     """Generate an image for every text of a corpus, or for every scene that `compose` made."""
     from .stages.synthesize import synthesize as stage
 
+    settings, run = _chosen(SynthesizeSettings, given, workspace, preset, output)
     if corpus.endswith(".h5"):
         if CorpusSettings(**_fields(CorpusSettings, given)) != CorpusSettings():
             raise SynticError(
@@ -213,13 +223,13 @@ def synthesize(
         texts: Corpus | Path = Path(corpus)
     else:
         texts = _read_corpus(corpus, given, seed)
-    settings, run = _chosen(SynthesizeSettings, given, workspace, preset, output)
     if dry_run:
         from . import printing
         from .estimate import estimate_synthesis
         from .stages.synthesize import as_prompts
 
         prompts = as_prompts(texts)
+        console.notes(prompts.said(), quiet=run.quiet)
         printing.print_estimates(
             [estimate_synthesis(prompts, settings, run, seed)], len(prompts.captions)
         )
@@ -227,7 +237,7 @@ def synthesize(
     stage(texts, workspace, settings, run, seed=seed, compiled=compiled, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic encode")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic encode")
 @takes(EncodeSettings, corpus=True)
 def encode(
     corpus: Annotated[
@@ -253,12 +263,13 @@ def encode(
     texts = None if corpus is None else _read_corpus(corpus, given, seed)
     settings, run = _chosen(EncodeSettings, given, workspace, preset, output)
     if texts is not None:
+        console.notes(texts.said(), quiet=run.quiet)
         encode_texts(texts, workspace, settings, run, output=output)
         return
     stage(workspace, settings, run, compiled=compiled, synthetic=synthetic, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic select --keep-best 0.8")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic select --keep-best 0.8")
 @takes(SelectSettings, corpus=True, hides=AT_ONCE)
 def select(
     workspace: Workspace = WORKSPACE,
@@ -287,12 +298,13 @@ def select(
     if texts is not None:
         if clip is not None or any(_fields(SelectSettings, given).values()):
             raise SynticError("--only: keeps texts as they are; it goes with no option of SynC's")
+        console.notes(texts.said(), quiet=run.quiet)
         keep_only(texts, workspace, run, features=features, output=output)
         return
     stage(workspace, settings, run, features=features, clip=clip, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic optimize --epochs 50 --force")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic optimize --epochs 50 --force")
 @takes(OptimizeSettings, hides=AT_ONCE)
 def optimize(
     workspace: Workspace = WORKSPACE,
@@ -309,7 +321,7 @@ def optimize(
     stage(workspace, settings, run, seed=seed, features=features, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic detect --threshold 0.6")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic detect --threshold 0.6")
 @takes(DetectSettings)
 def detect(
     workspace: Workspace = WORKSPACE,
@@ -326,7 +338,7 @@ def detect(
     stage(workspace, settings, run, synthetic=synthetic, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic project --temperature 0.0125")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic project --temperature 0.0125")
 @takes(ProjectSettings, hides=AT_ONCE)
 def project(
     workspace: Workspace = WORKSPACE,
@@ -349,7 +361,7 @@ def project(
     stage(workspace, settings, run, features=features, support=support, output=output)
 
 
-@app.command(rich_help_panel=STAGES, epilog="Example: syntic train --no-objects -o plain.h5")
+@subcommand(rich_help_panel=STAGES, epilog="Example: syntic train --no-objects -o plain.h5")
 @takes(TrainSettings, hides=AT_ONCE)
 def train(
     workspace: Workspace = WORKSPACE,
@@ -381,7 +393,7 @@ def train(
     )
 
 
-@app.command(rich_help_panel=USE, epilog="Example: syntic caption photos/*.jpg --format jsonl")
+@subcommand(rich_help_panel=USE, epilog="Example: syntic caption photos/*.jpg --format jsonl")
 @takes(CaptionSettings, hides=())
 def caption(
     context: typer.Context,
@@ -433,12 +445,11 @@ def caption(
     from .sidecars import Sidecars, common_folder
     from .stages.caption import caption_and_read, shipped_preset
 
-    listed = list_photos(photos, recursive=recursive, stdin=sys.stdin)
     preset = preset or shipped_preset(workspace, captioner)
     preset = _preset_name(preset, workspace, quiet=bool(given["quiet"]))
     settings, run = _chosen(CaptionSettings, given, workspace, preset, output)
-    for note in listed.notes:
-        console.note(note, quiet=run.quiet)
+    listed = list_photos(photos, recursive=recursive, stdin=sys.stdin)
+    console.notes(listed.notes, quiet=run.quiet)
     values = load_preset(preset)
     root, sidecars = common_folder(photos, listed.photos), None
     if sidecar or sidecar_folder:
@@ -468,7 +479,7 @@ def _is_named(context: typer.Context, parameter: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-@app.command(rich_help_panel=USE, epilog="Example: syntic evaluate --references refs.json")
+@subcommand(rich_help_panel=USE, epilog="Example: syntic evaluate --references refs.json")
 @takes(hides=("openvino", "shard_size", "retry_failed", *ON_RAY))
 def evaluate(
     references: Annotated[
@@ -477,8 +488,9 @@ def evaluate(
     captions: Annotated[
         list[Path] | None,
         typer.Argument(
+            readable=False,
             help="captions.h5, COCO results, or what caption printed; else the run's. Several are "
-            "compared."
+            "compared.",
         ),
     ] = None,
     workspace: Workspace = WORKSPACE,
@@ -517,7 +529,10 @@ def evaluate(
         str | None, model("--pretrained", help="Pretrained tag of an open_clip name.")
     ] = None,
     bootstrap: Annotated[
-        int, method("--bootstrap", help="Samples of the paired bootstrap of several.", min=1)
+        int,
+        method(
+            "--bootstrap", help="Samples of the paired bootstrap of several.", min=1, max=1_000_000
+        ),
     ] = 1000,
     format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
     _preset: NoPreset = None,
@@ -554,9 +569,11 @@ def evaluate(
     printing.print_evaluation(found, format.value, quiet=run.quiet)
 
 
-@app.command(rich_help_panel=USE, epilog="Example: syntic inspect syntic-run/captioner.h5")
+@subcommand(rich_help_panel=USE, epilog="Example: syntic inspect syntic-run/captioner.h5")
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="An artifact, or a workspace folder.")],
+    artifact: Annotated[
+        Path, typer.Argument(help="An artifact, or a workspace folder.", readable=False)
+    ],
     format: Annotated[Table, common("--format", "-f", help="How to print.")] = Table.table,
 ) -> None:
     """Show what an artifact holds, its settings, and what it was made from."""
@@ -569,17 +586,19 @@ def inspect(
         printing.print_artifact(describe(artifact), format.value)
 
 
-@app.command(rich_help_panel=USE, epilog="Example: syntic report run-a run-b -o both.html")
+@subcommand(rich_help_panel=USE, epilog="Example: syntic report run-a run-b -o both.html")
 def report(
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Workspaces, or files of captions, to set side by side.", show_default="-w"
+            readable=False,
+            help="Workspaces, or files of captions, to set side by side.",
+            show_default="-w",
         ),
     ] = None,
     workspace: Workspace = WORKSPACE,
     items: Annotated[
-        int, common("--items", help="Photos, and synthetic images, to show.", min=1)
+        int, common("--items", help="Photos, and synthetic images, to show.", min=1, max=100_000)
     ] = 150,
     output: Annotated[Path, common("--output", "-o", help="The page.")] = Path("report.html"),
     force: Annotated[
@@ -595,15 +614,22 @@ def report(
     stage(sources or [workspace], items=items, output=output, force=force, quiet=quiet)
 
 
-@app.command(
+@subcommand(
     rich_help_panel=USE, epilog="Example: syntic export syntic-run/synthetic.h5 --to webdataset out"
 )
 def export(
-    artifact: Annotated[Path, typer.Argument(help="synthetic.h5, captions.h5, or features.")],
-    target: Annotated[Path, typer.Argument(help="A new folder; for coco a JSON file.")],
+    artifact: Annotated[
+        Path, typer.Argument(help="synthetic.h5, captions.h5, or features.", readable=False)
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="A new folder; for coco a JSON file.", readable=False)
+    ],
     to: Annotated[ExportFormat, common("--to", help="The format.")],
     shard_size: Annotated[
-        int, common("--shard-size", help="Rows in a tar, parquet file or subfolder.", min=1)
+        int,
+        common(
+            "--shard-size", help="Rows in a tar, parquet file or subfolder.", min=1, max=1_000_000
+        ),
     ] = 10_000,
     force: Annotated[
         bool, common("--force", help="Write over files of coco and sidecar.", metavar="")
@@ -633,17 +659,34 @@ def _root(
     pass
 
 
+# What the system answers where a stream cannot take what is written to it.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+
+def _refuse_deleted_folder() -> None:
+    """Refuse to work where no relative name means anything; libraries do not even load there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise SynticError(
+            f"the working folder cannot be found ({error.strerror}): change to one that is there"
+        ) from error
+
+
 def main() -> None:
     """Run the command line: one line and exit code 2 for what a user can act on."""
     console.escape_what_cannot_be_encoded()
+    console.widen()
     # What Pillow thinks of a photo's metadata is not what is asked; what it cannot read, rows say.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        try:
-            app(standalone_mode=True)
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+        _refuse_deleted_folder()
+        with tidy_end():
+            try:
+                app(standalone_mode=True)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
     except SynticError as error:
         console.error(str(error))
         raise SystemExit(2) from None
@@ -659,8 +702,15 @@ def main() -> None:
         for stream in (sys.stdout, sys.stderr):
             console.silence(stream)
         raise SystemExit(1) from None
+    except (ImportError, MemoryError) as error:
+        # Libraries map gigabytes, which a limit on memory may forbid.
+        reason = str(error) or "out of memory"
+        console.error(f"a library cannot be used ({reason}): free memory, or install it again")
+        raise SystemExit(2) from None
     except OSError as error:
         # Stages turn what goes wrong with artifacts into errors of their own.
         console.silence(sys.stdout)
-        console.error(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        # Only a stream that is written to fails with a number and no name.
+        where = error.filename or ("standard output" if error.errno in _FULL else "")
+        console.error(": ".join(filter(None, [where, error.strerror or str(error)])))
         raise SystemExit(2) from None

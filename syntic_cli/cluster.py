@@ -287,8 +287,8 @@ class Pool:
             raise _as_error(host, refusal, others)
         if (self._run.ray_address or LOCAL) == LOCAL:
             raise SynticError(
-                f"--engine ray: this machine has fewer than {self._run.gpus_per_worker:g} GPUs "
-                "that Ray knows of; give --device cpu, or --gpus-per-worker with a smaller share"
+                "--engine ray: Ray knows of fewer GPUs here than --gpus-per-worker "
+                f"{self._run.gpus_per_worker:g}; give --device cpu, or a smaller share"
             )
 
     def _say_what_is_waited_for(self, now: float) -> None:

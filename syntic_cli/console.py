@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TextIO
 
@@ -27,13 +27,15 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from .errors import shown
+from .errors import count as count  # noqa: PLC0414 - part of this module, too
+from .errors import plural, shown
 
 # Without emoji: names and texts may hold `:x:`, as in `cuda:x:`, and mean it.
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 LOG_SECONDS = 30.0
+LEAST_WIDTH = 40
 
 
 def error(message: str) -> None:
@@ -45,6 +47,12 @@ def note(message: str, *, quiet: bool = False) -> None:
     """One line that a person should know."""
     if not quiet:
         _say(f"[dim]·[/] {escape(shown(message))}")
+
+
+def notes(messages: Iterable[str], *, quiet: bool = False) -> None:
+    """Several notes."""
+    for message in messages:
+        note(message, quiet=quiet)
 
 
 def warn(message: str) -> None:
@@ -69,18 +77,14 @@ def silence(stream: TextIO | None) -> None:
 
 
 def failures(stage: str, errors: Sequence[str], unit: str) -> None:
-    """Say how many rows failed, with the first reason."""
+    """Say how many rows, of one `unit` each, failed, with the first reason."""
     reasons = [error for error in errors if error]
     if reasons:
         warn(
-            f"{stage}: {len(reasons)} of {len(errors)} {unit} failed, the first because: "
-            f"{reasons[0]}; in a workspace the same command with --retry-failed runs them again"
+            f"{stage}: {len(reasons)} of {count(len(errors), unit)} failed, the first because: "
+            f"{reasons[0]}; in a workspace the same command with --retry-failed runs "
+            f"{plural(len(reasons), 'it', 'them')} again"
         )
-
-
-def count(number: int, unit: str) -> str:
-    """A number of things as a person says it: 1 photo, 2 photos."""
-    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def escape_what_cannot_be_encoded() -> None:
@@ -88,6 +92,15 @@ def escape_what_cannot_be_encoded() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def widen() -> None:
+    """Show everything where COLUMNS, or a terminal, leaves less room than a table needs: in no
+    column at all rich shows nothing, and says nothing."""
+    if os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) < LEAST_WIDTH:
+        os.environ["COLUMNS"] = str(LEAST_WIDTH)  # for what Typer shows
+    for shown_by in (out, err):
+        shown_by.width = max(shown_by.width, LEAST_WIDTH)
 
 
 _parts: list[str] = []

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import SynticError
+from .errors import SynticError, count, shown
 from .texts.characters import tidy
 from .texts.fields import Wanted
-from .texts.formats import TEXT_FIELDS
+from .texts.formats import NO_CAPTION, NUMBER, TEXT_FIELDS
 from .texts.records import open_texts
 
 
@@ -41,17 +41,20 @@ class Corpus:
     def summary(self) -> str:
         """What was read and left out, in a line."""
         left_out = [
-            f"{count} {reason}"
-            for count, reason in (
+            f"{number} {reason}"
+            for number, reason in (
                 (self.dropped_empty, "empty"),
                 (self.dropped_long, "too long"),
                 (self.not_sampled, "not drawn"),
             )
-            if count
+            if number
         ]
         aside = f" (left out: {', '.join(left_out)})" if left_out else ""
-        texts = "1 text" if len(self.captions) == 1 else f"{len(self.captions)} texts"
-        return f"{self.source}: {texts}{aside}"
+        return f"{self.source}: {count(len(self.captions), 'text')}{aside}"
+
+    def said(self) -> list[str]:
+        """What a person should know of what was read, a line each."""
+        return [*self.notes, self.summary()]
 
 
 def read_corpus(
@@ -102,6 +105,13 @@ def read_corpus(
         texts = opened.lines() if plain else (record.text or "" for record in opened.records())
         captions, empty, long = _tidied(texts, max_words)
         name, notes = opened.name, opened.notes
+    for no_caption in (NO_CAPTION,) if plain else (NO_CAPTION, NUMBER):
+        if captions and all(map(no_caption.fullmatch, captions)):
+            raise SynticError(
+                f"{name}: its texts are names, addresses or numbers, such as"
+                f" {shown(captions[0][:80])}; name the field of captions by --text-field, or"
+                " another file"
+            )
     kept = captions if sample is None else _sampled(captions, sample, seed)
     if not kept:
         raise SynticError(_nothing_left(name, len(captions), empty, long, max_words))
@@ -139,9 +149,12 @@ def _digest(captions: list[str]) -> str:
 
 def _nothing_left(name: str, found: int, empty: int, long: int, max_words: int | None) -> str:
     if found:
-        return f"{name}: --sample leaves none of its {found} texts; raise it"
+        return f"{name}: --sample leaves nothing of {count(found, 'text')}; raise it"
     if long:
-        return f"{name}: all {long} texts have more than {max_words} words; raise --max-words"
+        texts = count(long, "text has", "texts have")
+        words = count(max_words or 0, "word")
+        return f"{name}: no text is left, {texts} more than {words}; raise --max-words"
     if empty:
-        return f"{name} holds no text, only {empty} empty lines or fields; name another corpus"
+        lines = count(empty, "empty line or field", "empty lines or fields")
+        return f"{name} holds no text, only {lines}; name another corpus"
     return f"{name} is empty; name a file with a text a line"

@@ -45,6 +45,16 @@ class Interrupted(Exception):
         self.signal_number, self.kept = signal_number, kept
 
 
+def plural(number: int, one: str, many: str = "") -> str:
+    """The word for so many things: photo or photos, or the form `many` where an s does not do."""
+    return one if number == 1 else many or f"{one}s"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """A number of things as a person says it: 1 photo, 2 photos."""
+    return f"{number} {plural(number, one, many)}"
+
+
 def shown(name: object) -> str:
     """A name as it can stand in one line: line breaks, bytes that are no UTF-8 and other characters
     that cannot be printed are escaped."""

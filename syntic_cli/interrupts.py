@@ -1,17 +1,20 @@
-"""SIGINT and SIGTERM: a request to stop, which a stage follows once its work in hand is safe."""
+"""SIGINT, SIGTERM and SIGHUP: a stage ends once its work in hand is safe, a command tidily."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .errors import Interrupted
 
+# A terminal that is closed; not known to Windows.
+_HANGUP = getattr(signal, "SIGHUP", None)
+
 
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a flag, so that the work in hand is committed first."""
+    """Turns the signals into a flag, so that the work in hand is committed first."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -22,12 +25,8 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with _handled((signal.SIGINT, signal.SIGTERM, *_hangup()), self._note):
             yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
         if self.signal_number is not None:
@@ -42,3 +41,32 @@ class StopRequest:
         """
         if self.signal_number is not None:
             raise Interrupted(self.signal_number)
+
+
+@contextmanager
+def tidy_end() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as SIGINT does, so that nothing temporary is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _handled((signal.SIGTERM, *_hangup()), _leave):
+        yield
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _hangup() -> tuple[int, ...]:
+    """SIGHUP, unless it is ignored, as under nohup."""
+    return () if _HANGUP is None or signal.getsignal(_HANGUP) is signal.SIG_IGN else (_HANGUP,)
+
+
+@contextmanager
+def _handled(numbers: Sequence[int], handler: Callable[[int, object], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
+from .errors import SynticError, shown
 from .settings import COMMON, METHOD, MODEL, CorpusSettings, Field, Run, fields_of
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -43,19 +45,24 @@ class ExportFormat(str, Enum):
     sidecar = "sidecar"
 
 
+def _option(*names: str, **options: Any) -> Any:
+    # Whether a file may be read is told in a line by whoever reads it.
+    return typer.Option(*names, readable=False, **options)
+
+
 def common(*names: str, help: str, **options: Any) -> Any:
     """An option that most subcommands have."""
-    return typer.Option(*names, help=help, rich_help_panel=COMMON, **options)
+    return _option(*names, help=help, rich_help_panel=COMMON, **options)
 
 
 def model(*names: str, help: str, **options: Any) -> Any:
     """An option that names an input or a model."""
-    return typer.Option(*names, help=help, rich_help_panel=MODEL, **options)
+    return _option(*names, help=help, rich_help_panel=MODEL, **options)
 
 
 def method(*names: str, help: str, **options: Any) -> Any:
     """An option that changes what is computed."""
-    return typer.Option(*names, help=help, rich_help_panel=METHOD, **options)
+    return _option(*names, help=help, rich_help_panel=METHOD, **options)
 
 
 Workspace = Annotated[
@@ -77,7 +84,9 @@ CorpusFile = Annotated[str, typer.Argument(help=f"{TEXTS}.")]
 CorpusOrScenes = Annotated[
     str, typer.Argument(metavar="CORPUS", help=f"{TEXTS}; or a composed.h5.")
 ]
-Seed = Annotated[int, common("--seed", help="Decides every random draw.", min=0)]
+# torch takes no larger one.
+MOST_SEED = 2**63 - 1
+Seed = Annotated[int, common("--seed", help="Decides every random draw.", min=0, max=MOST_SEED)]
 Compile = Annotated[
     bool | None,
     common(
@@ -101,6 +110,33 @@ NoPreset = Annotated[str | None, typer.Option("--preset", hidden=True)]
 NoSeed = Annotated[int, typer.Option("--seed", hidden=True)]
 
 WORKSPACE = Path("syntic-run")
+
+
+class Careful(TyperCommand):
+    """A subcommand that refuses what a variable without a value leaves of an option: nothing.
+
+    A path would make the working folder of it. Nor does a path keep the slash by which a person
+    means a folder where the output is a file.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in self.get_params(ctx):
+            values = given.get(parameter.name or "")
+            flag = parameter.opts[0]
+            flag = flag if flag.startswith("-") else flag.upper()
+            for value in values if isinstance(values, list | tuple) else [values]:
+                if value == "":
+                    raise SynticError(f"{flag}: an empty name was given; is a variable unset?")
+            is_file = parameter.name == "output" or (
+                parameter.name == "target" and given.get("to") == "coco"
+            )
+            if is_file and str(values).endswith("/"):
+                raise SynticError(
+                    f"{flag} {shown(values)}: is the name of a folder; name a file, in it or"
+                    " elsewhere"
+                )
+        return super().parse_args(ctx, args)
 
 
 def takes(

@@ -109,12 +109,13 @@ def print_evaluation(evaluation: Evaluation, format: str, *, quiet: bool = False
             right=["score"],
         )
     for left_out, meaning in (
-        (evaluation.missing, "photos have references but no caption"),
-        (evaluation.extra, "photos have a caption but no references"),
+        (evaluation.missing, "references but no caption"),
+        (evaluation.extra, "a caption but no references"),
     ):
         if left_out:
             names = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
-            console.warn(f"{len(left_out)} {meaning}: {names}")
+            photos = console.count(len(left_out), "photo has", "photos have")
+            console.warn(f"{photos} {meaning}: {names}")
     console.note(console.count(evaluation.n, "photo"), quiet=quiet)
     if evaluation.encoder:
         console.note(f"photos and captions compared by {evaluation.encoder}", quiet=quiet)
@@ -168,7 +169,9 @@ def print_artifact(description: dict[str, Any], format: str) -> None:
         f"{name} {' × '.join(map(str, shape))}" for name, shape in description["datasets"].items()
     ]
     history = [f"{name}: {_curve(v)}" for name, v in description["history"].items()]
-    rows = f"{description['rows']} rows, " if description["rows"] else ""  # a captioner has none
+    rows = (
+        f"{console.count(description['rows'], 'row')}, " if description["rows"] else ""
+    )  # a captioner has none
     console.show(
         console.tree(
             f"{description['path']}  ({description['stage']}, {rows}"

@@ -26,14 +26,32 @@ class Range:
     says: str
 
 
-COUNT = Range(lambda value: value >= 1, "must be at least 1")
+def up_to(most: int, least: int = 1) -> Range:
+    """A number of things, of which more would only fill the memory or be a slip of the hand."""
+    return Range(
+        lambda value: least <= value <= most, f"must be at least {least} and at most {most:,}"
+    )
+
+
+# Of what costs no memory but time, or is cut to what there is.
+COUNT = up_to(1_000_000_000)
+# What a device computes at a time; each item is at least a row of a batch by batch matrix.
+BATCH = up_to(65_536)
+# The weights of a decoder, with their gradients and Adam's two moments, take 16 bytes each.
+MOST_WEIGHTS = 2_000_000_000
 POSITIVE = Range(lambda value: 0 < value < inf, "must be a number above 0")
-# The cosines over it must stay numbers in float32.
-TEMPERATURE = Range(lambda value: 1e-6 <= value < inf, "must be a number of at least 0.000001")
+# The cosines over it must stay numbers in float32, and differ.
+TEMPERATURE = Range(
+    lambda value: 1e-6 <= value <= 1e6, "must be a number of at least 0.000001 and at most 1000000"
+)
+SECONDS = Range(lambda value: 0 < value <= 86_400, "must be above 0 and at most 86,400 (a day)")
 NOT_NEGATIVE = Range(lambda value: 0 <= value < inf, "must be a number of 0 or more")
 SHARE = Range(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 PART = Range(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
-PIXELS = Range(lambda value: value >= 16 and value % 8 == 0, "must be a multiple of 8, at least 16")
+PIXELS = Range(
+    lambda value: 16 <= value <= 4096 and value % 8 == 0,
+    "must be a multiple of 8, from 16 to 4,096",
+)
 QUALITY = Range(lambda value: 1 <= value <= 100, "must be from 1 to 100")
 ENGINE = Range(lambda value: value in ("local", "ray"), "must be local or ray")
 DECODER, CLIPRE, MAGIC, ZEROCAP = "decoder", "clipre", "magic", "zerocap"
@@ -141,10 +159,10 @@ class ComposeSettings:
     """
 
     groups: Annotated[int | None, Option("Groups to draw; one a text if not given.", COUNT)] = None
-    neighbours: Annotated[int, Option("Texts of a group, nearest to its head.", COUNT)] = 30
-    least: Annotated[int, Option("Least sentences of a scene.", COUNT)] = 5
-    most: Annotated[int, Option("Most sentences of a scene.", COUNT)] = 10
-    words: Annotated[int, Option("Most words of a summary.", COUNT)] = 50
+    neighbours: Annotated[int, Option("Texts of a group, nearest to its head.", up_to(1_000))] = 30
+    least: Annotated[int, Option("Least sentences of a scene.", up_to(1_000))] = 5
+    most: Annotated[int, Option("Most sentences of a scene.", up_to(1_000))] = 10
+    words: Annotated[int, Option("Most words of a summary.", up_to(1_000))] = 50
     writer: Annotated[
         str, Option("extractive, model:HUB_ID_OR_FOLDER, or a server's URL.", panel=MODEL)
     ] = "extractive"
@@ -154,9 +172,11 @@ class ComposeSettings:
     writer_revision: Annotated[
         str | None, Option("Revision of the writer's hub id.", panel=MODEL)
     ] = None
-    tries: Annotated[int, Option("How often a model is asked about a group at most.", COUNT)] = 2
-    concurrency: Annotated[int, Option("Requests to a server at a time.", COUNT)] = 8
-    timeout: Annotated[float, Option("Seconds that a server may take.", POSITIVE)] = 120.0
+    tries: Annotated[
+        int, Option("How often a model is asked about a group at most.", up_to(100))
+    ] = 2
+    concurrency: Annotated[int, Option("Requests to a server at a time.", up_to(1_024))] = 8
+    timeout: Annotated[float, Option("Seconds that a server may take.", SECONDS)] = 120.0
 
     def __post_init__(self) -> None:
         check(self)
@@ -173,7 +193,7 @@ class SynthesizeSettings:
 
     model: Annotated[str, Option("Hub id or diffusers folder.", panel=MODEL)]
     revision: Annotated[str | None, Option("Revision of the hub id.", panel=MODEL)] = None
-    steps: Annotated[int, Option("Denoising steps.", COUNT)] = 20
+    steps: Annotated[int, Option("Denoising steps.", up_to(1_000))] = 20
     size: Annotated[int, Option("Pixels a side.", PIXELS)] = 512
     guidance: Annotated[float, Option("Guidance scale.", NOT_NEGATIVE)] = 7.5
     safety_checker: Annotated[
@@ -204,8 +224,8 @@ class EncodeSettings:
 class SelectSettings:
     """SynC (2025): texts paired anew with the images from which they are found again."""
 
-    images: Annotated[int, Option("Nearest images a text is compared with.", COUNT)] = 15
-    texts: Annotated[int, Option("Nearest texts that an image stands for.", COUNT)] = 2
+    images: Annotated[int, Option("Nearest images a text is compared with.", up_to(10_000))] = 15
+    texts: Annotated[int, Option("Nearest texts that an image stands for.", up_to(10_000))] = 2
     keep_best: Annotated[float, Option("Share of the texts that stay.", PART)] = 0.9
 
     def __post_init__(self) -> None:
@@ -219,7 +239,7 @@ class OptimizeSettings:
     temperature: Annotated[float, Option("τ of equation 2.", TEMPERATURE)] = 0.01
     lr: Annotated[float, Option("Adam's learning rate.", POSITIVE)] = 1e-5
     epochs: Annotated[int, Option("Passes over the items.", COUNT)] = 100
-    batch_size: Annotated[int, Option("The contrastive mini-batch, part of the method.", COUNT)] = (
+    batch_size: Annotated[int, Option("The contrastive mini-batch, part of the method.", BATCH)] = (
         512
     )
 
@@ -234,7 +254,7 @@ class DetectSettings:
     model: Annotated[str, Option("Hub id or transformers folder.", panel=MODEL)]
     revision: Annotated[str | None, Option("Revision of the hub id.", panel=MODEL)] = None
     threshold: Annotated[float, Option("Least score of an object, 0 to 1.", SHARE)] = 0.7
-    max_objects: Annotated[int, Option("Most objects of an image.", NOT_NEGATIVE)] = 10
+    max_objects: Annotated[int, Option("Most objects of an image.", up_to(1_000, least=0))] = 10
 
     def __post_init__(self) -> None:
         check(self)
@@ -262,17 +282,19 @@ class TrainSettings:
     """
 
     tokenizer: Annotated[str, Option("clip, or bpe:SIZE trained on the corpus.")] = "clip"
-    layers: Annotated[int, Option("Transformer layers.", COUNT)] = 4
-    heads: Annotated[int, Option("Attention heads.", COUNT)] = 4
-    width: Annotated[int, Option("Width of the decoder.", COUNT)] = 512
+    layers: Annotated[int, Option("Transformer layers.", up_to(128))] = 4
+    heads: Annotated[int, Option("Attention heads.", up_to(256))] = 4
+    width: Annotated[int, Option("Width of the decoder.", up_to(16_384))] = 512
     dropout: Annotated[float, Option("Dropout.", SHARE)] = 0.1
     epochs: Annotated[int, Option("Passes over the pairs.", COUNT)] = 10
     lr: Annotated[float, Option("Peak learning rate.", POSITIVE)] = 5e-4
-    batch_size: Annotated[int, Option("Captions a step, part of the method.", COUNT)] = 128
-    warmup: Annotated[int, Option("Steps until the peak learning rate.", NOT_NEGATIVE)] = 500
+    batch_size: Annotated[int, Option("Captions a step, part of the method.", BATCH)] = 128
+    warmup: Annotated[
+        int, Option("Steps until the peak learning rate.", up_to(1_000_000_000, least=0))
+    ] = 500
     weight_decay: Annotated[float, Option("AdamW's weight decay.", NOT_NEGATIVE)] = 0.01
     label_smoothing: Annotated[float, Option("Share spread over all tokens.", SHARE)] = 0.1
-    max_length: Annotated[int, Option("Tokens kept of a caption.", COUNT)] = 40
+    max_length: Annotated[int, Option("Tokens kept of a caption.", up_to(1_024, least=2))] = 40
     noise: Annotated[float, Option("Deviation of noise on the prefix, as CapDec's.", SHARE)] = 0.0
     validation: Annotated[float, Option("Share of the pairs held out.", SHARE)] = 0.02
     weigh: Annotated[
@@ -287,11 +309,11 @@ class TrainSettings:
         int,
         Option(
             "Attend to so many nearest texts of the support set, as IFCap (EMNLP 2024); 0: none.",
-            NOT_NEGATIVE,
+            up_to(1_000, least=0),
         ),
     ] = 0
     retrieve_words: Annotated[
-        int, Option("A word that so many of them share becomes a tag.", COUNT)
+        int, Option("A word that so many of them share becomes a tag.", up_to(1_000))
     ] = 3
     from_texts: Annotated[
         bool,
@@ -316,6 +338,13 @@ class TrainSettings:
                 f"--width {self.width} --heads {self.heads}: "
                 "the width must be a multiple of the heads"
             )
+        weights = 12 * self.layers * self.width**2
+        if weights > MOST_WEIGHTS:
+            raise SynticError(
+                f"--layers {self.layers} --width {self.width}: a decoder of some "
+                f"{weights / 1e9:.0f} billion weights, of at most {MOST_WEIGHTS // 10**9}; "
+                "give fewer"
+            )
 
 
 @dataclass(frozen=True)
@@ -334,8 +363,8 @@ class CaptionSettings:
     (magic) and of GPT-2 medium (zerocap).
     """
 
-    beam: Annotated[int, Option("Width of the beam; 1 is greedy.", COUNT)] = 3
-    max_length: Annotated[int, Option("Most tokens of a caption.", COUNT)] = 30
+    beam: Annotated[int, Option("Width of the beam; 1 is greedy.", up_to(100))] = 3
+    max_length: Annotated[int, Option("Most tokens of a caption.", up_to(1_024))] = 30
     length_penalty: Annotated[
         float, Option("0 ranks by log-probability, 1 by its mean a token.", NOT_NEGATIVE)
     ] = 1.0
@@ -395,7 +424,7 @@ class Run:
         int | None,
         Option(
             "Items computed at a time, or auto; not part of the result.",
-            COUNT,
+            BATCH,
             panel=COMMON,
             auto=True,
         ),
@@ -408,7 +437,9 @@ class Run:
             panel=COMMON,
         ),
     ] = True
-    shard_size: Annotated[int, Option("Items committed at a time.", COUNT, panel=COMMON)] = 256
+    shard_size: Annotated[
+        int, Option("Items committed at a time.", up_to(1_000_000), panel=COMMON)
+    ] = 256
     force: Annotated[bool, Option("Make the artifact again.", panel=COMMON)] = False
     retry_failed: Annotated[bool, Option("Run only the rows that failed.", panel=COMMON)] = False
     quiet: Annotated[
@@ -416,7 +447,8 @@ class Run:
         Option("Print results, warnings and errors only.", names=("--quiet", "-q"), panel=COMMON),
     ] = False
     keep: Annotated[
-        int, Option("Earlier results of other input to keep.", NOT_NEGATIVE, panel=COMMON)
+        int,
+        Option("Earlier results of other input to keep.", up_to(1_000_000, least=0), panel=COMMON),
     ] = 5
     preset: Annotated[str | None, Option("The preset to remember.", panel=COMMON)] = None
     engine: Annotated[str, Option("local, or ray for more than one device.", ENGINE, panel=RAY)] = (
@@ -432,7 +464,7 @@ class Run:
     ] = None
     workers: Annotated[
         int | None,
-        Option("Workers on Ray; by default one a GPU, else one a core.", COUNT, panel=RAY),
+        Option("Workers on Ray; by default one a GPU, else one a core.", up_to(4_096), panel=RAY),
     ] = None
     gpus_per_worker: Annotated[float, Option("GPUs of a worker, or a share.", GPUS, panel=RAY)] = (
         1.0

@@ -101,7 +101,7 @@ def common_folder(inputs: Sequence[str], photos: Sequence[Path]) -> Path:
     Raises:
         SynticError: where there is none, as with photos on two drives.
     """
-    folders = [Path(os.path.abspath(name)) for name in inputs if Path(name).is_dir()]  # noqa: PTH100
+    folders = [Path(os.path.abspath(name)) for name in inputs if os.path.isdir(name)]  # noqa: PTH100, PTH112
     inside = {str(folder) for folder in folders}
     roots = set(folders)
     for parent in {photo.parent for photo in photos}:

@@ -16,6 +16,8 @@ END = "<|endoftext|>"
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 CLIP_MERGES = 49152 - 256 - 2
 SMALLEST = 300
+# Room for so many is taken at once.
+LARGEST = 1_000_000
 # How a token shows that a word begins with it, or, in CLIP's encoding, ends.
 WORD_BEGINS, WORD_ENDS = "Ġ", "</w>"
 
@@ -38,9 +40,10 @@ def make_tokenizer(name: str, captions: Sequence[str]) -> Tokenizer:
 
 def _trained(name: str, captions: Sequence[str]) -> Tokenizer:
     kind, _, size = name.partition(":")
-    if kind != "bpe" or not size.isdigit() or int(size) < SMALLEST:
+    if kind != "bpe" or not size.isdecimal() or not SMALLEST <= int(size) <= LARGEST:
         raise SynticError(
-            f"--tokenizer {name}: give clip, or bpe:SIZE with a size of at least {SMALLEST}"
+            f"--tokenizer {name}: give clip, or bpe:SIZE with a size of at least {SMALLEST} and at "
+            f"most {LARGEST:,}"
         )
     return train_tokenizer(captions, int(size))
 

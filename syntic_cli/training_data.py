@@ -110,8 +110,8 @@ def read_training_data(
     tokens, token_offsets, cut = encode_captions(tokenizer, captions, settings.max_length - 1)
     if cut:
         console.warn(
-            f"{TRAIN.name}: {console.count(cut, 'caption')} cut at {settings.max_length} tokens "
-            "(--max-length)"
+            f"{TRAIN.name}: {console.count(cut, 'caption')} cut at "
+            f"{console.count(settings.max_length, 'token')} (--max-length)"
         )
     labels, label_offsets, vocabulary = _objects(inputs.get("objects"), image)
     support = np.zeros((0, images.shape[1]), np.float32)

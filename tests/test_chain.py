@@ -15,10 +15,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from syntic_cli import Captioner
 from syntic_cli.artifacts.reading import Artifact
+from syntic_cli.models.clip import Clip
 from syntic_cli.stages.synthesize import item_seed
 
 from .conftest import CAPTIONS, DATA, RunCli
@@ -428,6 +430,22 @@ class TestCaption:
         found = captioner.caption([str(photo) for photo in photos], batch_size=2)
         assert [caption.caption for caption in found] == [line["caption"] for line in lines]
         assert found[0].objects[0].label == lines[0]["objects"][0]["label"]
+
+    def test_a_photo_of_which_numbers_overflow_is_no_empty_caption(
+        self, finished: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        captioner = Captioner.load(finished / "captioner.h5")
+        encode = Clip.encode_images
+
+        def overflowing(clip: Clip, pixels: torch.Tensor) -> torch.Tensor:
+            features = encode(clip, pixels)
+            second = torch.arange(len(features))[:, None] == 1
+            return torch.where(second, float("nan"), features)
+
+        monkeypatch.setattr(Clip, "encode_images", overflowing)
+        good, bad, other = captioner.caption(photos[:3])
+        assert (good.error, other.error) == ("", "")
+        assert (bad.caption, "not finite" in bad.error) == ("", True)
 
     def test_captions_of_other_photos_are_kept(
         self, run_cli: RunCli, finished: Path, photos: list[Path], tmp_path: Path

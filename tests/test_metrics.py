@@ -322,7 +322,7 @@ def test_nothing_but_punctuation_and_nothing_at_all() -> None:
     scores = score(["", " . "], [["..."], ["!"]], CHEAP)
     assert scores.corpus["CIDEr"] == 0
     assert scores.corpus["BLEU-4"] == pytest.approx(0, abs=1e-6)
-    assert scores.notes == ["1 of 2 captions are empty"]
+    assert scores.notes == ["1 caption is empty, of 2"]
 
 
 def test_metric_names() -> None:
@@ -341,7 +341,7 @@ def test_metric_names() -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(SynticError, match="no caption to score"):
         score([], [], CHEAP)
-    with pytest.raises(SynticError, match="2 captions, but 1 lists"):
+    with pytest.raises(SynticError, match="2 captions, but 1 list "):
         score(["a", "b"], [["a"]], CHEAP)
     with pytest.raises(SynticError, match="caption 2 needs"):
         score(["a", "b"], [["a"], []], CHEAP)

@@ -217,7 +217,6 @@ def test_16_bit_greyscale_is_scaled_and_not_clipped(kind: str) -> None:
         ([-100.0, 100.0, float("inf"), 300.0], [0, 128, 255, 255]),
         ([5.0, 5.0, 0.0], [255, 255, 0]),
         ([0.0, 0.0, 0.0], [0, 0, 0]),
-        ([float("nan")] * 3, [0, 0, 0]),
         ([0, 257, 65535], [0, 1, 255]),
         ([0, 1 << 29, 1 << 30], [0, 128, 255]),
         ([-1000, 1000, 3000], [0, 128, 255]),
@@ -228,6 +227,48 @@ def test_deeper_greyscale_is_scaled_too(values: list[float], expected: list[int]
     samples = np.array([values], np.float32 if isinstance(values[0], float) else np.int32)
     for order in "<>":
         assert pixels_of(decode_image(tiff_of(samples, order), "x"))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("white", "clear"), [(1023, 1023), (1023, 65535), (4095, 4095), (4095, 65535), (65535, 65535)]
+)
+def test_deep_colours_beside_an_alpha_are_scaled_too(white: int, clear: int) -> None:
+    samples = np.array([[[0, white, white // 2, clear], [0, white, 0, 0]]], ">u2")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 6, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(b"\0" + samples.tobytes()))
+    data = b"\x89PNG\r\n\x1a\n" + header + pixels + png_chunk(b"IEND", b"")
+    found = pixels_of(decode_image(data, "x"))[0]
+    assert np.abs(found - [[0, 255, 127], WHITE]).max() <= 1
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_tiff_that_pillow_takes_for_another_is_refused(order: str) -> None:
+    signed = tiff_of(np.zeros((4, 4), np.int8), order)
+    with pytest.raises(SynticError, match=r"x cannot be decoded \(its bytes are signed"):
+        decode_image(signed, "x")
+    deep = tiff_of(np.zeros((4, 4, 3), np.uint16), order)
+    entry = struct.pack(order + "HHIHH", 278, 4, 1, 4, 0)[:8]
+    assert entry in deep  # the rows of a strip, which one strip can do without
+    planes = struct.pack(order + "HHIHH", 284, 3, 1, 2, 0)
+    at = deep.index(entry)
+    with pytest.raises(SynticError, match="its colours of 16 bits lie plane by plane"):
+        decode_image(deep[:at] + planes + deep[at + 12 :], "x")
+
+
+def test_deep_greys_of_which_0_is_white_are_turned_round() -> None:
+    samples = np.array([[0, 2000, 4095]], np.uint16)
+    data = tiff_of(samples).replace(
+        struct.pack("<HHII", 262, 4, 1, 1), struct.pack("<HHII", 262, 4, 1, 0)
+    )
+    assert pixels_of(decode_image(data, "x"))[0, :, 0].tolist() == [255, 255 - 125, 0]
+
+
+@pytest.mark.parametrize("sample", [float("nan"), float("inf"), -float("inf")])
+def test_a_float_photo_without_a_number_is_refused(tmp_path: Path, sample: float) -> None:
+    photo = tmp_path / "depth.tif"
+    photo.write_bytes(tiff_of(np.full((30, 40), sample, np.float32)))
+    with pytest.raises(SynticError, match=r"depth\.tif .*no sample is a number"):
+        read_photo(photo)
 
 
 def test_a_few_lights_do_not_turn_a_float_photo_into_night() -> None:
@@ -924,7 +965,6 @@ def test_names_that_are_not_utf8_are_found_and_read(
         ([""], "empty name"),
         (["one.dat", ""], "empty name"),
         (["plain"], "plain holds no image file .*--recursive"),
-        (["one.dat", "plain"], "plain holds no image file"),
         (["absent.jpg"], "absent.jpg: no such file"),
         (["*.tiff"], r"\*.tiff: no such file"),
         (["album/dangling.jpg"], "a link to gone.jpg"),
@@ -933,6 +973,14 @@ def test_names_that_are_not_utf8_are_found_and_read(
 def test_nothing_to_caption_is_an_error(album: Path, inputs: list[str], expected: str) -> None:
     with pytest.raises(SynticError, match=expected):
         find_photos(inputs, stdin=io.StringIO("\n"))
+
+
+def test_a_folder_without_an_image_stops_no_others(album: Path) -> None:
+    """As a shell's `*` names them beside the photos."""
+    listed = list_photos(["one.dat", "plain"])
+    assert [photo.name for photo in listed.photos] == ["one.dat"]
+    (note,) = listed.notes
+    assert note.startswith("plain holds no image file")
 
 
 def test_a_folder_read_in_full_gets_another_hint(album: Path) -> None:

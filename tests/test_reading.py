@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -173,6 +174,13 @@ def test_a_string_that_says_it_is_longer_than_its_file(run: Path, name: str, dat
 def test_small_artifacts_are_small(run: Path) -> None:
     """Objects of a few photos once took a chunk of 256 kB for each of their columns."""
     assert (run / "captions.h5").stat().st_size < 60_000
+
+
+def test_several_threads_read_the_same_strings(run: Path) -> None:
+    for _ in range(20):
+        with Artifact(run / "synthetic.h5") as artifact, ThreadPoolExecutor(8) as readers:
+            rows = readers.map(lambda row: artifact.column("images", row, row + 1), [0] * 8)
+            assert all(len(row) == 1 for row in rows)
 
 
 def test_errors_can_be_told_apart(tmp_path: Path) -> None:

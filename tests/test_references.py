@@ -425,7 +425,7 @@ def test_bad_json_references(tmp_path: Path, content: object, message: str) -> N
         ("image,caption\n", ": holds no reference caption"),
         ("photo,caption\na,b\n", r", line 1: no field `image` or .*there are: caption, photo"),
         ("image,words\na,b\n", ", line 1: no field `caption` or .*there are: image, words"),
-        ("image,caption\na,b\nc\n", ", line 3: 1 fields where the first row names 2"),
+        ("image,caption\na,b\nc\n", ", line 3: 1 field where the first row names 2"),
         ("image,caption\na,b,c\n", ", line 2: 3 fields"),
         ("image,caption\na,\n", ": holds no reference caption, only empty ones"),
         ("image,caption\n,a\n", ", line 2: no photo beside the caption"),

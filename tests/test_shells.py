@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import unicodedata
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ import pytest
 from .conftest import RunCli
 
 pytestmark = pytest.mark.timeout(120)
+ROOT = Path(__file__).resolve().parents[1]
 # A name that no UTF-8 has, as Latin-1 systems leave them behind.
 ODD = "caf\udce9"
 
@@ -201,6 +205,81 @@ class TestStreams:
             assert done.stdout.strip() in (b"1", b"0")
             assert done.stderr == b""
 
+    def test_no_room_at_all(self, run: Path) -> None:
+        done = shell("syntic inspect $1", run, environment={"COLUMNS": "0"})
+        assert b"captioner.h5" in done.stdout
+        for command in ("bogus", "inspect $1/none.h5"):
+            assert shell(f"syntic {command}", run, environment={"COLUMNS": "0"}).stderr
+
+
+class TestSystems:
+    def test_a_working_folder_that_is_gone(self, tmp_path: Path, photos: list[Path]) -> None:
+        line = 'mkdir "$1/gone"; cd "$1/gone"; rmdir "$1/gone"; syntic caption "$2"'
+        done = shell(line, tmp_path, photos[0], environment={"PYTHONPATH": str(ROOT)})
+        assert done.returncode == 2
+        assert done.stderr.startswith(b"error: the working folder cannot be found (")
+        assert done.stderr.count(b"\n") == 1
+
+    def test_too_little_memory_for_the_libraries(self, run: Path, photos: list[Path]) -> None:
+        line = 'ulimit -v 1500000; syntic caption "$1" -w "$2" --force'
+        done = shell(line, photos[0], run)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith(b"error: ")
+        assert b"Traceback" not in done.stderr
+
+    @pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("HUP", 129)])
+    def test_signals_leave_nothing_temporary(
+        self, tmp_path: Path, photos: list[Path], name: str, code: int
+    ) -> None:
+        """While the models are loaded; what a pass does then is tested with it."""
+        if signal.getsignal(getattr(signal, f"SIG{name}")) is signal.SIG_IGN:
+            pytest.skip("the signal is ignored here, and so by what is started from here")
+        temporary = tmp_path / "temporary"
+        temporary.mkdir()
+        with started(photos[0], tmp_path, temporary) as process:
+            process.send_signal(getattr(signal, f"SIG{name}"))
+            said = process.communicate(timeout=60)[1]
+        assert process.returncode == code
+        assert b"Traceback" not in said
+        assert not [*temporary.glob("syntic-*")]
+
+    def test_a_hangup_does_not_end_what_ignores_it(
+        self, tmp_path: Path, photos: list[Path]
+    ) -> None:
+        with started(photos[0], tmp_path, tmp_path, "nohup") as process:
+            process.send_signal(signal.SIGHUP)
+            out = process.communicate(timeout=100)[0]
+        assert process.returncode == 0
+        assert out.strip()
+
+
+@contextmanager
+def started(
+    photo: Path, folder: Path, temporary: Path, *before: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`syntic caption` without a workspace, once it has begun to load the models."""
+    command = [*before, sys.executable, "-m", "syntic_cli", "caption", photo, "-f", "txt"]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+    )
+    try:
+        assert process.stderr is not None
+        while (line := process.stderr.readline()) and b"no captioner in" not in line:
+            pass
+        for _ in range(600):
+            if [*temporary.glob("syntic-*")]:
+                break
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
 
 class TestOutputs:
     @pytest.mark.parametrize("name", ["res.json", "res.csv", "res.txt", "captions.jsonl"])
@@ -281,7 +360,7 @@ class TestOutputs:
         for command in (["caption", photos[0]], ["encode"], ["project"], ["train"]):
             result = run_cli(*command, "-w", run, "-o", "")
             assert result.exit_code == 2
-            assert "--output: an empty name was given" in result.stderr
+            assert "--output: an empty name was given; is a variable unset?" in result.stderr
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_a_workspace_that_may_not_be_written(

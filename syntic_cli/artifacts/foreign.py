@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from .. import console
-from ..errors import DamagedError
+from ..errors import DamagedError, count
 from ..models.identity import identity
 from ..schema import ENCODE
 from ..settings import EncodeSettings
@@ -120,7 +120,8 @@ class ForeignFeatures(Artifact):
         width = self._file[VECTORS[0]].shape[1]
         clip = self.recipe.models.get("clip")
         model = f"of {clip['identity']}" if clip else "which name no model (attribute `model`)"
-        return f"{self.path}: {self.rows} pairs of features made by others, {width} wide, {model}"
+        pairs = count(self.rows, "pair")
+        return f"{self.path}: {pairs} of features made by others, {width} wide, {model}"
 
     @property
     def state(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class Lengths:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self._path, self._file = path, file
         self._seen: set[tuple[str, int]] = set()
+        # Rows are read by several threads, and a chunk that two of them count is too long.
+        self._lock = threading.Lock()
         self._left: dict[str, int] = {}
 
     def check(self, name: str, start: int, stop: int | None) -> None:
@@ -57,9 +60,10 @@ class Lengths:
         rows = dataset.chunks[0]
         first, last, _ = slice(start, stop).indices(len(dataset))
         for at in range(first // rows * rows, last, rows):
-            if (name, at) not in self._seen:
-                self._check_chunk(name, dataset, at)
-                self._seen.add((name, at))
+            with self._lock:
+                if (name, at) not in self._seen:
+                    self._check_chunk(name, dataset, at)
+                    self._seen.add((name, at))
 
     def _check_chunk(self, name: str, dataset: h5py.Dataset, at: int) -> None:
         chunk = dataset.id.get_chunk_info_by_coord((at,))

@@ -14,12 +14,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .. import console
-from ..errors import ConflictError, DamagedError, SynticError
+from ..errors import ConflictError, DamagedError, SynticError, count, plural
 from ..settings import Run
 from .reading import Artifact, written_by
 from .recipe import Recipe
 from .shards import Draft
 from .workspace import preset_remembered
+from .writing import refuse_special
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", "")
 # File systems take names of 255 bytes; those of shards and kept artifacts are up to 50 longer.
@@ -61,8 +62,12 @@ def making(
     Raises:
         ConflictError: where an artifact of another recipe is in the way, or the folder is in use.
     """
-    if not path.name:
-        raise SynticError("--output: an empty name was given for a file: is a variable unset?")
+    if path.is_dir():
+        raise SynticError(
+            f"{path}: is a folder, not an artifact; give --output the name of a file, in it or "
+            "elsewhere"
+        )
+    refuse_special(path)
     if path.suffix.lower() not in SUFFIXES:
         raise SynticError(
             f"--output {path}: an artifact is HDF5, so name it .h5; other formats are printed "
@@ -85,7 +90,8 @@ def making(
             keep_as=keep_as,
         )
         if draft.up_to_date:
-            failed = f"; {draft.failed} rows failed (--retry-failed runs them again)"
+            them = plural(draft.failed, "it", "them")
+            failed = f"; {count(draft.failed, 'row')} failed (--retry-failed runs {them} again)"
             more = failed if draft.failed else ""
             console.note(f"{recipe.stage}: {path} is up to date{more}", quiet=run.quiet)
         elif run.preset is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import h5py
 import numpy as np
 
 from .. import __version__
-from ..errors import DamagedError, MissingError
+from ..errors import DamagedError, MissingError, count
 from ..schema import SCHEMA, STAGES, Column
 from .heaps import UNREADABLE, Lengths, open_hdf5
 from .recipe import Input, Recipe
@@ -49,6 +50,8 @@ class Artifact:
         if not self.path.is_file():
             # A pipe with no writer would be waited for without end.
             raise DamagedError(f"{self.path}: is not a regular file, so no artifact; name another")
+        if not os.access(self.path, os.R_OK):
+            raise DamagedError(f"{self.path}: may not be read; change its permissions")
         try:
             self._file = open_hdf5(self.path)
         except OSError as error:
@@ -141,8 +144,8 @@ class Artifact:
             length = len(self._file[name])
             if lengths.setdefault(column.axis, length) != length:
                 raise DamagedError(
-                    f"{self.path}: {name!r} has {length} rows where "
-                    f"{lengths[column.axis]} are expected; make it again"
+                    f"{self.path}: {name!r} has {count(length, 'row')} where "
+                    f"{lengths[column.axis]} should be; make it again"
                 )
             values = self._file[name]
             numeric = values.dtype.kind in "biuf"

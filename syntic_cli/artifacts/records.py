@@ -55,7 +55,7 @@ def errors_of(results: Sequence[Any]) -> list[str]:
 
 def cut_texts(number: int, tokens: int) -> list[str]:
     """The warning, if any, that so many texts exceed what a model takes."""
-    return [f"{count(number, 'text')} cut at {tokens} tokens"] if number else []
+    return [f"{count(number, 'text')} cut at {count(tokens, 'token')}"] if number else []
 
 
 def reopen(path: Path, state: str, *stages: str) -> Artifact:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from ..errors import ConflictError, DamagedError
+from ..errors import ConflictError, DamagedError, count
 from ..schema import STAGES, Column
 from ..settings import Run
 from .checkpoint import Checkpoint
@@ -289,7 +289,7 @@ class Draft:
             piece.path.unlink(missing_ok=True)
             raise DamagedError(
                 f"{piece.path}: was damaged and has been removed; run the same command again to "
-                f"make its {piece.stop - piece.start} rows anew"
+                f"make {count(piece.stop - piece.start, 'row')} of it anew"
             ) from error
 
     def finish(

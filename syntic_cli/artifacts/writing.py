@@ -41,6 +41,7 @@ def atomic_path(path: Path, keep_as: Path | None = None) -> Iterator[Path]:
     Raises:
         SynticError: where the disk is full or the folder cannot be written; `path` is as before.
     """
+    refuse_special(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +66,21 @@ def atomic_path(path: Path, keep_as: Path | None = None) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse to put a file in the place of a device, a pipe, or a link to what a process has open,
+    such as /dev/stdout: a rename would take it from everybody, where the user is root.
+
+    Raises:
+        SynticError: naming it.
+    """
+    is_special = path.exists() and not path.is_file() and not path.is_dir()
+    if is_special or (path.is_symlink() and str(path.readlink()).startswith("/proc/")):
+        raise SynticError(
+            f"{path}: is a device or a pipe, which no file can replace; name a file (what is "
+            "printed can be redirected)"
+        )
 
 
 def _remedy(error: OSError | RuntimeError) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SynticError
+from ..errors import SynticError, count
 from . import ngrams, spice
 from .alignment import PROMPT, Features, comparability, score_alignment
 from .meteor import Meteor
@@ -226,7 +226,9 @@ def _check(captions: Sequence[str], references: Sequence[Sequence[str]]) -> None
     if not captions:
         raise SynticError("there is no caption to score: caption some photos first")
     if len(captions) != len(references):
-        raise SynticError(f"{len(captions)} captions, but {len(references)} lists of references")
+        raise SynticError(
+            f"{count(len(captions), 'caption')}, but {count(len(references), 'list')} of references"
+        )
     for index, texts in enumerate(references):
         if isinstance(texts, str) or not texts:
             raise SynticError(f"caption {index + 1} needs a list of one or more references")
@@ -236,7 +238,7 @@ def _warnings(captions: Sequence[str], metrics: Sequence[str]) -> list[str]:
     notes = []
     empty = sum(not text.strip() for text in captions)
     if empty:
-        notes.append(f"{empty} of {len(captions)} captions are empty")
+        notes.append(f"{count(empty, 'caption is', 'captions are')} empty, of {len(captions)}")
     if len(captions) == 1 and "CIDEr" in metrics:
         notes.append(
             "CIDEr of a single photo is 0, whatever its caption: words are weighted by how few of"

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO
 
 from ..errors import SynticError
+from ..errors import count as counted
 
 # Seconds without a line before a program counts as hung. METEOR needs about ten on two cores to
 # load its tables; a slow disk shared by many jobs may need minutes.
@@ -88,7 +89,7 @@ class Java:
         for _ in range(count):
             line = self._next()
             if line is None:
-                raise self._failure(f"ended after {len(lines)} of {count} lines")
+                raise self._failure(f"ended after {len(lines)} of {counted(count, 'line')}")
             lines.append(line.decode("utf-8", "replace"))
         return lines
 

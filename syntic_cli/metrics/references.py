@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import SynticError, shown
+from ..errors import SynticError, count, plural, shown
 from ..texts.characters import is_blank
 from ..texts.fields import Record, Wanted
 from ..texts.formats import PHOTO_FIELDS, TEXT_FIELDS
 from ..texts.records import Texts, open_texts
 
 _NO_CAPTION = "name the captions so"
+_PRINTED = ("log_probability", "what `syntic caption` printed, not references: name those")
 # A COCO results file has image_id, what `syntic caption` prints has path.
 _CANDIDATE_FIELDS = ("image_id", *(name for name in PHOTO_FIELDS if name != "image_id"))
 # 000000123456.jpg and COCO_val2014_000000123456.jpg; not the hex digits that end Flickr8k's names.
@@ -79,7 +80,7 @@ class References:
     def _nearest(self, photo: str, parts: list[str], keys: list[str]) -> str:
         """Choose, of photos that share a name, the one that shares most folders with it, too."""
         shared = [_shared_folders(parts, _parts(composed(key))) for key in keys]
-        best = [key for key, count in zip(keys, shared, strict=True) if count == max(shared)]
+        best = [key for key, folders in zip(keys, shared, strict=True) if folders == max(shared)]
         if len(best) > 1:
             raise SynticError(
                 f"{self.source}: {shown(photo)} could be {' or '.join(map(shown, best[:3]))}; name"
@@ -207,8 +208,9 @@ def load_candidates(
     if not good:
         raise SynticError(f"{name}: no photo in it has a caption")
     if len(good) < len(found):
-        failed = _counted(len(found) - len(good), "photo has", "photos have")
-        notes.append(f"{failed} no caption in {name} and {_is(len(found) - len(good))} left out")
+        failed = len(found) - len(good)
+        have, are = count(failed, "photo has", "photos have"), plural(failed, "is", "are")
+        notes.append(f"{have} no caption in {name} and {are} left out")
     return Candidates(good, notes)
 
 
@@ -222,8 +224,8 @@ def _beside(photos: Sequence[str | Path] | None, texts: Texts) -> list[tuple[str
     lines = list(texts.lines())
     if len(lines) != len(photos):
         raise SynticError(
-            f"{texts.name} has {_counted(len(lines), 'line', 'lines')} for"
-            f" {_counted(len(photos), 'photo', 'photos')}; give those that were captioned, in"
+            f"{texts.name} has {count(len(lines), 'line')} for"
+            f" {count(len(photos), 'photo')}; give those that were captioned, in"
             " that order"
         )
     return [
@@ -272,7 +274,7 @@ def load_references(
         SynticError: the file cannot be read or understood, or no caption is left; the message names
             the line or entry.
     """
-    wanted = Wanted("references", TEXT_FIELDS, PHOTO_FIELDS, split, _NO_CAPTION)
+    wanted = Wanted("references", TEXT_FIELDS, PHOTO_FIELDS, split, _NO_CAPTION, _PRINTED)
     captions: dict[str, list[str]] = {}
     ids: dict[str, str] = {}
     empty: list[str] = []
@@ -293,6 +295,9 @@ def load_references(
                 if record.id is not None:
                     ids[record.id] = photo
         name, notes = texts.name, list(texts.notes)
+        is_list = texts.fields.unit == "entry"
+    if is_list and max(map(len, captions.values()), default=2) == 1:
+        notes.append(f"{name} has one caption a photo, as results have; are these references?")
     if not captions:
         reason = ", only empty ones" if empty else ""
         raise SynticError(f"{name}: holds no reference caption{reason}; name another file")
@@ -313,10 +318,10 @@ def _left_out(empty: Sequence[str], captions: Container[str], name: str) -> str:
     """A line on empty captions, and on photos that have no other."""
     photos = list(dict.fromkeys(empty))
     bare = [photo for photo in photos if photo not in captions]
-    text = _counted(len(empty), "empty caption is", "empty captions are")
+    text = count(len(empty), "empty caption is", "empty captions are")
     text += f" left out of {name}, of {_few(photos)}"
     if bare:
-        bare_are = _counted(len(bare), "photo has no other and is", "photos have no other and are")
+        bare_are = count(len(bare), "photo has no other and is", "photos have no other and are")
         text += f"; {bare_are} not scored" + (f": {_few(bare)}" if bare != photos else "")
     return text
 
@@ -324,14 +329,6 @@ def _left_out(empty: Sequence[str], captions: Container[str], name: str) -> str:
 def composed(name: str) -> str:
     """A name in NFC, in which a letter and its marks are one character where there is one."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
-
-
-def _is(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def _few(names: Sequence[str]) -> str:
@@ -369,12 +366,12 @@ def _number(stem: str) -> str | None:
 
 def _shared_folders(one: list[str], other: list[str]) -> int:
     """How many folders, from the file upwards, two paths have in common."""
-    count = 0
+    folders = 0
     for mine, theirs in zip(reversed(one[:-1]), reversed(other[:-1]), strict=False):
         if mine != theirs:
             break
-        count += 1
-    return count
+        folders += 1
+    return folders
 
 
 def _table(pairs: Iterable[tuple[Any, str]]) -> dict[Any, list[str]]:

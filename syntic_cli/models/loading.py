@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import MissingError, SynticError
+from ..errors import MissingError, SynticError, count
 
 Result = TypeVar("Result")
 
@@ -47,8 +47,8 @@ def find_device(name: str) -> torch.device:
         raise SynticError(f"--device {name}: give auto, cpu, cuda, cuda:N or mps") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SynticError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; "
-            "give --device cpu or auto"
+            f"--device {name}: this machine has "
+            f"{count(torch.cuda.device_count(), 'CUDA device')}; give --device cpu or auto"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise SynticError(f"--device {name}: MPS is not available here; give --device cpu or auto")

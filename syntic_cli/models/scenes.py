@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import SynticError
+from ..errors import SynticError, count
 
 PROMPT = Path(__file__).with_name("writer_prompt.txt")
 # Characters of an answer that are looked at; a good one has some hundreds.
@@ -98,7 +98,9 @@ def converse(
             try:
                 scenes[row] = parse_scene(text, len(groups[row].texts), limits)
             except UnusableAnswer as reason:
-                scenes[row] = SynticError(f"no usable answer in {tries} tries: {reason}")
+                scenes[row] = SynticError(
+                    f"no usable answer in {count(tries, 'try', 'tries')}: {reason}"
+                )
                 chats[row] += [_said("assistant", text), _said("user", _objection(reason))]
                 again.append(row)
         left = again

@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from ..errors import SynticError, shown
-from .depth import UPPER_OF_14_BITS, eight_bits, is_deep_colour, swap_byte_order
+from .depth import (
+    UPPER_OF_14_BITS,
+    eight_bits,
+    is_deep_colour,
+    is_inverted,
+    misread,
+    swap_byte_order,
+)
 from .files import unreadable
 from .mending import mend
 
@@ -258,6 +265,8 @@ def _opened(stream: IO[bytes], name: str, at_least: int | None = None) -> ImageF
             # Without a file name Pillow reads and never maps the file, which may change meanwhile.
             image = factory(stream, "")
             _refuse_size(image.size, name)
+            if wrong := misread(image):
+                raise _undecodable(name, wrong)
             if at_least:
                 image.draft(None, (at_least, at_least))
             return image
@@ -288,7 +297,9 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 def _as_rgb(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
+        inverted = is_inverted(image)
         image = eight_bits(np.asarray(image))
+        image = ImageOps.invert(image) if inverted else image
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         flat = Image.new("RGB", layer.size, "white")
@@ -302,9 +313,14 @@ def _as_rgb(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 def _in_own_range(image: ImageFile.ImageFile, stream: IO[bytes], name: str) -> Image.Image:
     """Scale 16-bit colours by their own range, where they leave upper bits unused."""
     upper = np.asarray(image)
-    if upper.max() > UPPER_OF_14_BITS or image.has_transparency_data:
+    keyed = "transparency" in image.info  # by a colour of 8 bits
+    if upper[..., :3].max() > UPPER_OF_14_BITS or keyed:
         return image
     other = _opened(stream, name)
     swap_byte_order(other)
     other.load()
-    return eight_bits(upper.astype(np.uint16) << 8 | np.asarray(other))
+    samples = upper.astype(np.uint16) << 8 | np.asarray(other)
+    colours = eight_bits(samples[..., :3])
+    if image.mode == "RGBA":
+        colours.putalpha(eight_bits(samples[..., 3]))
+    return colours

@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
+from PIL import TiffImagePlugin as TiffTags
 
 # What white may be in integers, by the bits in use: 1 (a mask), 8, 10, 12, 14 or 16.
 _WHITES = (1, 255, 1023, 4095, 16383, 65535)
+# The sample format of signed integers (TIFF 6.0, section 19).
+_SIGNED = 2
+# How Pillow calls what it makes RGB or RGBA of; what is multiplied by its alpha is left out.
+_DEEP_COLOURS = ("RGB;16", "RGBX;16", "RGBA;16")
 # The largest upper byte of a sample of 14 bits: above it all 16 are in use.
 UPPER_OF_14_BITS = 16383 >> 8
 
@@ -28,6 +33,9 @@ def eight_bits(samples: np.ndarray[Any, Any]) -> Image.Image:
 
     Returns:
         An image of mode L or RGB.
+
+    Raises:
+        ValueError: no sample is a finite number, so that nothing can be seen.
     """
     black, white = _float_range(samples) if samples.dtype.kind == "f" else _whole_range(samples)
     if samples.dtype.itemsize == 2:  # a table takes less memory than all samples as floats
@@ -42,7 +50,23 @@ def eight_bits(samples: np.ndarray[Any, Any]) -> Image.Image:
 def is_deep_colour(image: ImageFile.ImageFile) -> bool:
     """Whether an opened image stores its colours in 16 bits, of which Pillow keeps the upper 8."""
     rawmodes = [_rawmode(tile) for tile in image.tile]
-    return image.mode == "RGB" and bool(rawmodes) and all(";16" in mode for mode in rawmodes)
+    return bool(rawmodes) and all(mode.startswith(_DEEP_COLOURS) for mode in rawmodes)
+
+
+def misread(image: ImageFile.ImageFile) -> str:
+    """Why an opened TIFF is one that Pillow would take for another; empty where it is not."""
+    tags = getattr(image, "tag_v2", {})
+    bits = max(tags.get(TiffTags.BITSPERSAMPLE, (1,)))
+    if tags.get(TiffTags.PLANAR_CONFIGURATION) == 2 and image.mode != "L" and bits > 8:
+        return f"its colours of {bits} bits lie plane by plane"
+    if bits == 8 and _SIGNED in tags.get(TiffTags.SAMPLEFORMAT, ()):
+        return "its bytes are signed"
+    return ""
+
+
+def is_inverted(image: Image.Image) -> bool:
+    """Whether 0 is white in a TIFF of deep greys, which Pillow knows of 8 bits alone."""
+    return getattr(image, "tag_v2", {}).get(TiffTags.PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def swap_byte_order(image: ImageFile.ImageFile) -> None:
@@ -60,7 +84,7 @@ def _whole_range(samples: np.ndarray[Any, Any]) -> tuple[float, float]:
 def _float_range(samples: np.ndarray[Any, Any]) -> tuple[float, float]:
     finite = samples[np.isfinite(samples)]
     if not finite.size:
-        return 0.0, 1.0
+        raise ValueError("no sample is a number, all are NaN or infinite")
     black, top = min(0.0, float(finite.min())), float(finite.max())
     bulk = float(np.percentile(finite, 99.9))
     white = bulk if black < bulk < black + (top - black) / 4 else top

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from ..errors import SynticError, shown
+from ..errors import SynticError, count, shown
 
 # What a folder gives. HEIC is listed although Pillow cannot read it: phones fill folders with it,
 # and a row that says so is better than a photo that is silently missing.
@@ -86,15 +86,16 @@ def list_photos(
         stdin: where `-` reads from; standard input unless given.
 
     Returns:
-        The paths; and as notes how many links were left out, and of which types the images are
-        that lie in a folder and that syntic does not read.
+        The paths; and as notes how many links were left out, of which types the images are that lie
+        in a folder and that syntic does not read, and which folders hold no image.
 
     Raises:
-        SynticError: nothing was named, a folder is unreadable or holds no image, the only file
-            named does not exist, or standard input is closed.
+        SynticError: nothing was named, a folder is unreadable, no folder that was named holds an
+            image, the only file named does not exist, or standard input is closed.
     """
     photos: list[Path] = []
     notes: list[str] = []
+    empty: list[str] = []
     for name, literal in _names(inputs, stdin):
         if not name:
             raise SynticError("an empty name was given for a photo: is a variable unset?")
@@ -109,16 +110,19 @@ def list_photos(
             listing.photos = list(dict.fromkeys(listing.photos))
             listing.links = True
         if not listing.photos:
-            raise SynticError(_no_image(name, listing, recursive))
+            empty.append(_no_image(name, listing, recursive))
+            continue
         listing.leave_out_links()
         photos += listing.photos
         notes += listing.notes(name)
+    if not photos and empty:
+        raise SynticError(empty[0])
     if not photos:
         where = " on standard input" if "-" in inputs else ""
         raise SynticError(f"no photo was named{where}: name image files or folders")
     if len(photos) == 1 and not os.path.exists(photos[0]):  # noqa: PTH110
         raise SynticError(unreadable(photos[0]))
-    return PhotoList(photos, notes)
+    return PhotoList(photos, [*notes, *empty])
 
 
 def find_photos(
@@ -179,9 +183,9 @@ class _Listing:
     def notes(self, name: str) -> list[str]:
         notes = []
         again = [
-            _counted(count, f"link to a {kind}", f"links to {kind}s")
-            for count, kind in [(len(self.folders_again), "folder"), (self.files_again, "file")]
-            if count
+            count(number, f"link to a {kind}", f"links to {kind}s")
+            for number, kind in [(len(self.folders_again), "folder"), (self.files_again, "file")]
+            if number
         ]
         if again:
             notes.append(f"left out of {shown(name)}: {' and '.join(again)} listed already")
@@ -193,11 +197,7 @@ class _Listing:
         """How many images of which types are not read, the most frequent first."""
         counts = Counter(Path(path).suffix.lower() for path in self.unread)
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        return ", ".join(f"{count} {suffix}" for suffix, count in ordered)
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
+        return ", ".join(f"{number} {suffix}" for suffix, number in ordered)
 
 
 def _is_below_link(photo: Path, file: str) -> bool:

@@ -205,7 +205,7 @@ def _make(plan: _Plan, run: Run, sidecars: Sidecars | None) -> None:
             map_work(draft, len(photos), plan.work, run)
     with Artifact(plan.path, CAPTION.name) as made:
         errors = made.texts("error")
-        console.failures(CAPTION.name, errors, "photos")
+        console.failures(CAPTION.name, errors, "photo")
         cut = sum(map(bool, made.column("note")))
         if sidecars is not None:
             sidecars.write(photos, made.texts("caption"), errors)

@@ -17,7 +17,7 @@ from ..artifacts.recipe import Input, Recipe
 from ..artifacts.records import cut_texts, describe_scenes, errors_of
 from ..artifacts.shards import Draft
 from ..corpus import Corpus
-from ..errors import SynticError
+from ..errors import SynticError, plural
 from ..interrupts import StopRequest
 from ..method.summary import NoScene, choose_sentences, summarise
 from ..models.identity import identity
@@ -80,14 +80,17 @@ def compose(
         )
     with making(path, _recipe(corpus, settings, encoder, run, seed), run) as draft:
         if not draft.up_to_date:
+            console.notes(corpus.said(), quiet=run.quiet)
             _make(draft, corpus.captions, settings, encoder, draft.in_its_dtype(run), seed)
     with Artifact(path, COMPOSE.name) as made:
-        console.failures(COMPOSE.name, made.texts("error"), "groups")
+        console.failures(COMPOSE.name, made.texts("error"), "group")
         found, groups = describe_scenes(made), made.rows
     console.note(
-        f"{COMPOSE.name}: {found['scenes']:,} scenes of {groups:,} groups, "
+        f"{COMPOSE.name}: {found['scenes']:,} {plural(int(found['scenes']), 'scene')} of "
+        f"{groups:,} {plural(groups, 'group')}, "
         f"{found['sentences_a_scene']} sentences a scene, {found['words_a_summary']} words a "
-        f"summary, {found['texts_in_no_scene']:,} of {len(corpus.captions):,} texts in none",
+        f"summary, {found['texts_in_no_scene']:,} of {len(corpus.captions):,} "
+        f"{plural(len(corpus.captions), 'text')} in none",
         quiet=run.quiet,
     )
     return path

@@ -130,7 +130,7 @@ def _report(path: Path, run: Run) -> None:
     with Artifact(path) as made:
         errors = made.texts("error")
         counts = np.diff(made.numbers("offsets"))
-    console.failures(DETECT.name, errors, "images")
+    console.failures(DETECT.name, errors, "image")
     console.note(
         f"{DETECT.name}: {counts.mean():.1f} objects an image, none in "
         f"{100 * (counts == 0).mean():.0f} % of them",

@@ -80,7 +80,7 @@ def encode(
                 work = Encoding(pairs.path, pairs.state, settings, name, compiled, composed)
                 map_work(draft, max(pairs.rows, pairs.text_rows), work, run)
     with Artifact(path) as made:
-        console.failures(ENCODE.name, made.texts("error"), "pairs")
+        console.failures(ENCODE.name, made.texts("error"), "pair")
     return path
 
 
@@ -126,7 +126,7 @@ def encode_texts(
             work = TextEncoding(corpus.captions, settings, name)
             map_work(draft, len(corpus.captions), work, run)
     with Artifact(path) as made:
-        console.failures(ENCODE.name, made.texts("error"), "texts")
+        console.failures(ENCODE.name, made.texts("error"), "text")
     return path
 
 

@@ -118,6 +118,11 @@ def evaluate(
     given = [captions] if captions is None or isinstance(captions, Path) else captions
     sources = [_source(one, Path(workspace), path, in_order(one), encoding) for one in given]
     inputs = {"captions": sources[0].origin, "references": _file_input("references", references)}
+    for source in sources:
+        if source.origin.fingerprint == inputs["references"].fingerprint:
+            raise SynticError(
+                f"{references}: is the same as the captions {source.origin.file}; name references"
+            )
     inputs |= {f"captions {row}": source.origin for row, source in enumerate(sources[1:], 2)}
     settings: dict[str, Any] = {"metrics": list(metrics), "split": split}
     models = sources[0].models
@@ -214,9 +219,11 @@ def _source(
     photos: Sequence[Path] | None,
     encoding: str,
 ) -> _Source:
-    if given is not None and given.is_file() and not h5py.is_hdf5(given) and given.suffix != ".h5":
+    if given is not None and _is_text(given):
         found = load_candidates(given, photos=photos, encoding=encoding)
         return _Source(found, _file_input("captions", given), {})
+    if given is not None:
+        _refuse_stream("captions", given)
     with open_input(workspace, "caption", given=given) as artifact:
         rows, as_input = read_captions(artifact), artifact.as_input(path)
         where, models = artifact.path, artifact.recipe.models
@@ -368,6 +375,7 @@ def _others(
 
 
 def _file_input(kind: str, path: Path) -> Input:
+    _refuse_stream(kind, path)
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError as error:
@@ -375,3 +383,22 @@ def _file_input(kind: str, path: Path) -> Input:
     except OSError as error:
         raise SynticError(f"{path}: cannot be read ({error.strerror}); name another") from error
     return Input(kind, digest, str(path))
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file is no artifact, nor called like one."""
+    if path.suffix == ".h5" or not path.is_file():
+        return False
+    try:
+        return not h5py.is_hdf5(path)
+    except OSError as error:
+        raise SynticError(f"{path}: may not be read; change its permissions") from error
+
+
+def _refuse_stream(kind: str, path: Path) -> None:
+    """Refuse what cannot be read again: scores know the files that they are of."""
+    is_stream = path.exists() and not path.is_file() and not path.is_dir()
+    if is_stream or str(path) == "-":
+        raise SynticError(
+            f"{path}: {kind} are read from a file, not a stream; save them and name it"
+        )

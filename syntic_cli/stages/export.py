@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import console
 from ..artifacts.reading import Artifact
-from ..errors import ConflictError, SynticError
+from ..errors import ConflictError, SynticError, plural
 from ..export import coco, imagefolder, parquet, text_files, webdataset
 from ..export.rows import KINDS, Row, Source, refuse_other_stages
 from ..export.shards import number_of_shards, write_shards
@@ -69,7 +69,7 @@ def export(
             left_out = _to_shards(source, to, target, shard_size, quiet)
         written = source.rows - sum(left_out.values())
     if left_out:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+        reasons = ", ".join(f"{rows} {reason}" for reason, rows in left_out.most_common())
         console.warn(f"export: {console.count(sum(left_out.values()), 'row')} left out: {reasons}")
     console.note(f"export: {console.count(written, 'row')} in {target}", quiet=quiet)
     return target
@@ -94,7 +94,10 @@ def _to_text_files(
             advance=advance,
         )
     if there:
-        left = f"export: {there} text files are there, left as they are (--force writes them anew)"
+        left = (
+            f"export: {console.count(there, 'text file is', 'text files are')} there and left as "
+            f"{plural(there, 'it is', 'they are')} (--force writes anew)"
+        )
         console.note(left, quiet=quiet)
     return source.left_out
 

@@ -75,7 +75,8 @@ def project(
             _project_rows(draft, pairs, support_set(texts)[0], settings, run)
             draft.finish(columns=_columns(pairs))
         console.note(
-            f"{PROJECT.name}: {pairs.rows} features on {texts.text_rows} texts in "
+            f"{PROJECT.name}: {console.count(pairs.rows, 'feature')} on "
+            f"{console.count(texts.text_rows, 'text')} in "
             f"{console.duration(time.monotonic() - began)}",
             quiet=run.quiet,
         )

@@ -18,7 +18,7 @@ from ..artifacts.recipe import Input, Recipe
 from ..artifacts.records import features as read_features
 from ..artifacts.workspace import open_input
 from ..corpus import Corpus
-from ..errors import ConflictError, MissingError, SynticError, shown
+from ..errors import ConflictError, MissingError, SynticError, plural, shown
 from ..interrupts import StopRequest
 from ..schema import ENCODE, SELECT
 from ..settings import Run, SelectSettings
@@ -78,10 +78,11 @@ def select(
             names = ("captions", "image_features", "text_features", "valid", "error")
             draft.finish(columns={"image": image, **{n: pairs.column(n) for n in names}})
     kept = image >= 0
+    used = len(np.unique(image[kept]))
     console.note(
-        f"{SELECT.name}: {int(kept.sum()):,} of {len(image):,} texts stay, "
-        f"{int((kept & (image != before)).sum()):,} of them with another image, "
-        f"{len(np.unique(image[kept])):,} images in use",
+        f"{SELECT.name}: kept {int(kept.sum()):,} of {len(image):,} {plural(len(image), 'text')}, "
+        f"{int((kept & (image != before)).sum()):,} with another image; "
+        f"{used:,} {plural(used, 'image')} in use",
         quiet=run.quiet,
     )
     return path

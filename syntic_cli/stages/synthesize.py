@@ -74,20 +74,18 @@ def synthesize(
     source = _of_corpus(corpus) if isinstance(corpus, Corpus) else _of_scenes(corpus, path)
     if not source.prompts:
         raise SynticError(f"{corpus}: holds no scene; nothing to make an image of")
-    if settings.model.startswith(f"{PACKAGED}tiny/") and mostly_not_latin(source.captions):
-        console.warn(
-            f"{SYNTHESIZE.name}: most texts are not in Latin script, and the models of the preset "
-            "tiny read English; name a multilingual --model here and for `encode`"
-        )
     recipe = _recipe(source, settings, run, seed)
     with making(path, recipe, run) as draft:
         if not draft.up_to_date:
+            if isinstance(corpus, Corpus):
+                console.notes(corpus.said(), quiet=run.quiet)
+            _warn_of_script(source, settings)
             work = Generation(source, settings, recipe.settings["model"], seed, compiled)
             map_work(draft, len(source.prompts), work, run)
     with Artifact(path) as made:
         errors = made.texts("error")
         flagged = int(made.numbers("flagged").sum())
-    console.failures(SYNTHESIZE.name, errors, "images")
+    console.failures(SYNTHESIZE.name, errors, "image")
     if flagged:
         console.warn(
             f"{SYNTHESIZE.name}: {console.count(flagged, 'image')} blanked by the safety checker; "
@@ -182,6 +180,14 @@ class Generation:
         )
 
 
+def _warn_of_script(source: Prompts, settings: SynthesizeSettings) -> None:
+    if settings.model.startswith(f"{PACKAGED}tiny/") and mostly_not_latin(source.captions):
+        console.warn(
+            f"{SYNTHESIZE.name}: most texts are not in Latin script, and the models of the preset "
+            "tiny read English; name a multilingual --model here and for `encode`"
+        )
+
+
 def item_seed(seed: int, index: int) -> int:
     """The seed of item `index`: it depends on the run's seed and the index alone."""
     digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
@@ -270,6 +276,6 @@ def _warn_if_slow(settings: SynthesizeSettings, images: int, device: str) -> Non
     passes = settings.steps * (2 if settings.guidance > 1 else 1)
     seconds = images * passes * SECONDS_A_PASS_ON_CPU * (settings.size / 512) ** 2
     console.warn(
-        f"no GPU: {images} images of {settings.size}×{settings.size} will take about "
-        f"{console.duration(seconds)}; `--preset tiny` takes minutes"
+        f"no GPU: {console.count(images, 'image')} of {settings.size}×{settings.size} will take "
+        f"about {console.duration(seconds)}; `--preset tiny` takes minutes"
     )

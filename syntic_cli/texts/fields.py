@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +11,29 @@ from typing import Any, NamedTuple
 from ..errors import SynticError, shown
 from .formats import TEXT_FIELDS
 from .streams import MOST_IN_A_TEXT
+
+# Cells of tables that stand for no value, in lower case.
+_NOTHING = frozenset(("nan", "null", "none", "na", "n/a", "<na>", "#n/a"))
+
+
+class KeyTwice(dict[str, Any]):
+    """A JSON object that has a key twice, of which it keeps the last value.
+
+    Attributes:
+        key: the first that is there again.
+    """
+
+    key: str
+
+
+def json_object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its pairs; a `KeyTwice`, where one value would hide another."""
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    twice = KeyTwice(found)
+    twice.key = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+    return twice
 
 
 class Record(NamedTuple):
@@ -43,6 +67,7 @@ class Wanted:
         photos: the fields that may name its photo; none where photos do not matter.
         split: keep only records of this split (of any of these, separated by commas).
         hint: what to do where no field holds the text.
+        wrong: a field that such a file never has, and what a file is that has it.
     """
 
     what: str = "corpus"
@@ -50,6 +75,7 @@ class Wanted:
     photos: tuple[str, ...] = ()
     split: str | None = None
     hint: str = "name the text's field by --text-field"
+    wrong: tuple[str, str] | None = None
 
 
 @dataclass
@@ -73,6 +99,7 @@ class Fields:
     def object(self, value: object, number: int) -> dict[str, Any]:
         """A record that must be an object."""
         if isinstance(value, dict):
+            refuse_twice(value, self.place(number))
             return value
         needed = [self.wanted.texts[0], *self.wanted.photos[:1]]
         needed += ["split"] if self.wanted.split is not None else []
@@ -90,6 +117,11 @@ class Fields:
                 f" {some(record)}; {hint}"
             )
         return key
+
+    def refuse_wrong(self, record: Collection[str]) -> None:
+        """Refuse a record that only files of another kind have."""
+        if self.wanted.wrong and self.wanted.wrong[0] in record:
+            raise SynticError(f"{self.name} is {self.wanted.wrong[1]}")
 
     def text(self, record: dict[str, Any], number: int) -> str | None:
         """The text of a record; None where it is null."""
@@ -112,6 +144,8 @@ class Fields:
         """The name or id of a photo, as a text, be it a number or a text there."""
         key = self.field(record, fields, number, "name the photo so")
         value = record[key]
+        if isinstance(value, float) and value.is_integer():  # as pandas makes of ids with gaps
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
             raise SynticError(
                 f"{self.place(number)}: no `{key}` that is a number or a text; correct it"
@@ -142,6 +176,16 @@ class Fields:
         return text
 
 
+def refuse_twice(value: object, place: str) -> None:
+    """Refuse a JSON object that has a key twice.
+
+    Raises:
+        SynticError: naming the place and the key.
+    """
+    if isinstance(value, KeyTwice):
+        raise SynticError(f"{place}: the key `{shown(value.key)}` is there twice; keep one")
+
+
 def some(names: Iterable[str]) -> str:
     """A few names on one line."""
     found = sorted(shown(name)[:40] for name in names)
@@ -159,6 +203,12 @@ def find_key(record: Collection[str], fields: Sequence[str]) -> str | None:
         if name.lower() in folded:
             return folded[name.lower()]
     return None
+
+
+def cell(text: str) -> str:
+    """A cell of a table, empty where it says that it is: `NaN`, `null` and what else pandas and
+    spreadsheets write of a value that is not there."""
+    return "" if len(text) < 5 and text.strip().lower() in _NOTHING else text
 
 
 def is_nothing(value: object) -> bool:

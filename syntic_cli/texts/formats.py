@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..errors import SynticError, shown
@@ -33,17 +33,36 @@ _OTHER_COLUMNS = frozenset(
 _TOKEN = re.compile(r"(.+?)#\d+\t(.*)")
 # The same with any separator, where the name ends as those of photos do.
 _PHOTO = r"\.(?:jpe?g|jfif|png|webp|gif|bmp|tiff?|hei[cf]|avif|jp2)"
-_NAMED = re.compile(rf"(.+?{_PHOTO})(?:#\d+)?(?:\s*[\t,;|:]\s*|\s+)(\S.*)", re.IGNORECASE)
+_NAMED = re.compile(
+    rf'"?(.+?{_PHOTO})"?(?:#\d+)?(?:\s*(?:[\t,;|:=]|[=-]>)\s*|\s+)(\S.*)', re.IGNORECASE
+)
 _PHOTO_ALONE = re.compile(rf"\S+{_PHOTO}\s*", re.IGNORECASE)
 # Lines that all end so are names, blanks within them or not.
 _PHOTO_LAST = re.compile(rf".+{_PHOTO}\s*", re.IGNORECASE)
+# A line in quotes as a table writes a cell of it, perhaps with the comma of a list; and in others.
+QUOTED = re.compile(r'\s*"((?:[^"]|"")*)"\s*,?\s*')
+_OTHER_QUOTES = [
+    re.compile(rf"\s*{opens}(.*){closes}\s*,?\s*")
+    for opens, closes in (("'", "'"), ("“", "”"), ("„", "[“”]"), ("«", "»"), ("「", "」"))
+]
+# What stands before the texts of a list: a number, or a mark, which holds no letter or begins and
+# ends as none does, such as `-`, `*` or `<s>`.
+_NUMBERED = re.compile(r"\s*([\[(#]?)(\d+)([\].:)]*)\s+\S")
+_MARKED = re.compile(r"\s*([^\w\s\"'“„«「][^\w\s]*|<\S+>|\[\S+\]|startseq)\s+\S")
+_LEAST_IN_AN_ID = 5
+# What stands where a caption should, in a field that is another: a photo or page, or a number.
+NO_CAPTION = re.compile(rf"\S+{_PHOTO}|https?://\S+", re.IGNORECASE)
+NUMBER = re.compile(r"\d[\d.]*")
 # JSON: an object's key comes first, or a list of strings.
 _JSON = re.compile(r'(?:\[\s*)?\{\s*"[^"\n]+"\s*:|\[\s*"(?:[^"\\\n]|\\.)*"\s*,\s*"')
 # How other things begin that are text as far as their characters go.
 _NO_TEXTS = {
-    re.compile(r"<!doctype|<html|<\?xml", re.IGNORECASE): (
-        "a web page or XML, not texts: download the file itself"
-    ),
+    # Not what marks where a text begins and ends: `<s> a dog </s>`.
+    re.compile(
+        r"<!doctype|<html|<\?xml|<(?!(?:s|start|[sb]os)>)([a-z][\w:-]*)(?:\s[^>]*)?>[\s\S]*</\1>",
+        re.IGNORECASE,
+    ): "a web page or XML, not texts: download the file itself, or take its texts out",
+    re.compile(r"\|[^\n]*\|\s*\n\|[ :|-]+\|\s*\n"): "a table of Markdown: save it as .csv",
     re.compile(r"version https://git-lfs\.github\.com/spec/"): (
         "what Git LFS left in a file's place: run `git lfs pull`"
     ),
@@ -66,12 +85,14 @@ class Format:
         delimiter: of a table, if its header does not tell another.
         unquoted: the last cell of a row takes the rest of its line.
         line: of `lines`: photo and text.
+        quoted: how the lines of `txt` stand in quotes, which are no part of their texts.
     """
 
     kind: str
     delimiter: str = ","
     unquoted: bool = False
     line: re.Pattern[str] = _TOKEN
+    quoted: re.Pattern[str] | None = None
 
 
 def sniffed(file: TextFile, what: str, texts: Collection[str]) -> tuple[Format, list[str]]:
@@ -147,6 +168,9 @@ def _sniffed_lines(file: TextFile, start: str, texts: Collection[str]) -> tuple[
     if lines[0].lower().startswith("sep=") or (columns & set(texts) and columns & _OTHER_COLUMNS):
         note = f"{file.name}: read as a table, of which the first line names the columns"
         return Format("table", delimiter, unquoted=True), [note]
+    if len(lines) > 1 and len(columns) == 1 and columns & set(texts):
+        note = f"{file.name}: its first line, `{lines[0].strip()}`, is read as the name of a column"
+        return Format("table", delimiter, unquoted=True), [note]
     for pattern in (_TOKEN, _NAMED):
         # A line alone might speak of a file.
         if all(map(pattern.fullmatch, lines)) and (pattern is _TOKEN or len(lines) > 1):
@@ -155,10 +179,37 @@ def _sniffed_lines(file: TextFile, start: str, texts: Collection[str]) -> tuple[
     listed = _PHOTO_LAST if len(lines) > 1 else _PHOTO_ALONE
     if all(map(listed.fullmatch, lines)):
         raise SynticError(f"{file.name} lists photos, not texts: name the file of their captions")
-    notes = []
+    return (Format("lines"), []) if named_token else _plain(file.name, lines)
+
+
+def _plain(name: str, lines: Sequence[str]) -> tuple[Format, list[str]]:
+    """Plain lines, and what stands around the texts in all of them."""
+    quotes = (p for p in (QUOTED, *_OTHER_QUOTES) if all(map(p.fullmatch, lines)))
+    quoted = next(quotes, None) if len(lines) > 1 else None
+    notes = [f"{name}: read without the quotes around its lines"] if quoted else []
     if len(lines) > 2 and all("\t" in line.strip() for line in lines):
         notes.append(
-            f"{file.name}: every line holds a tab and is read as one text; if it is a table, name"
+            f"{name}: every line holds a tab and is read as one text; if it is a table, name"
             " its columns in a first line and the file .tsv"
         )
-    return Format("lines" if named_token else "txt"), notes
+    elif mark := _mark_of(lines):
+        notes.append(f"{name}: every line begins with {mark}, read as part of its text")
+    return Format("txt", quoted=quoted), notes
+
+
+def _mark_of(lines: Sequence[str]) -> str:
+    """What no text begins with, but all of these lines do: their number, or a mark."""
+    numbers = [number for line in lines if (number := _NUMBERED.match(line))]
+    if len(lines) > 1 and len(numbers) == len(lines):
+        first = int(numbers[0][2])
+        counted = all(int(number[2]) == row for row, number in enumerate(numbers, first))
+        # Two lines may well be of 2 dogs and of 3 cats.
+        if counted and (len(lines) > 2 or all(number[1] or number[3] for number in numbers)):
+            return "its number"
+        if all(len(number[2]) >= _LEAST_IN_AN_ID for number in numbers):
+            return "an id"
+    marks = [_MARKED.match(line) for line in lines]
+    found_marks = {mark[1] for mark in marks if mark}
+    if len(lines) > 1 and all(marks) and len(found_marks) == 1:
+        return f"`{shown(found_marks.pop())}`"
+    return ""

@@ -15,10 +15,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..errors import SynticError, shown
+from ..errors import SynticError, count, shown
 from . import tables
-from .fields import Fields, Record, Wanted, find_key, is_nothing, some
-from .formats import PHOTO_FIELDS, Format, sniffed
+from .fields import (
+    Fields,
+    Record,
+    Wanted,
+    cell,
+    find_key,
+    is_nothing,
+    json_object,
+    refuse_twice,
+    some,
+)
+from .formats import PHOTO_FIELDS, QUOTED, Format, sniffed
 from .streams import MOST_IN_A_LINE, TextFile
 
 _SPACE = re.compile(r"\s*")
@@ -45,6 +55,8 @@ def open_texts(source: str | Path, encoding: str, wanted: Wanted) -> Iterator[Te
     """
     with TextFile(source, encoding, wanted.what) as file:
         format, notes = sniffed(file, wanted.what, wanted.texts)
+        if file.seems_utf8:
+            notes = [f"{file.name}: seems to be UTF-8, but is read as {encoding}", *notes]
         yield Texts(file, Fields(file.name, wanted), format, notes)
 
 
@@ -86,7 +98,10 @@ class Texts:
         """
         if self.wanted.split is not None:
             raise SynticError(f"{self.name} is plain text, which has no splits: omit --split")
-        return self.file.lines()
+        quoted = self.format.quoted
+        if quoted is None:
+            return self.file.lines()
+        return (_unquoted(line, quoted) for line in self.file.lines())
 
     def records(self) -> Iterator[Record]:
         """Give the texts of any format in order, those of the wanted splits.
@@ -137,7 +152,7 @@ class Texts:
                 )
 
     def _json_lines(self) -> Iterator[tuple[int, object]]:
-        decode = json.JSONDecoder().decode
+        decode = json.JSONDecoder(object_pairs_hook=json_object).decode
         for number, line in enumerate(self.file.lines(MOST_IN_A_LINE), 1):
             try:
                 yield number, (decode(line) if line.strip() else None)
@@ -164,10 +179,12 @@ class Texts:
 
         def trimmed(pairs: list[tuple[str, object]]) -> dict[str, object]:
             # Karpathy's file is mostly lists of tokens: without them it takes half the memory.
-            return {
-                key: value if type(value) is not list or key.strip().lower() in used else None
-                for key, value in pairs
-            }
+            return json_object(
+                [
+                    (key, value if type(value) is not list or key.strip().lower() in used else None)
+                    for key, value in pairs
+                ]
+            )
 
         decoder = json.JSONDecoder(object_pairs_hook=trimmed)
         line, counted, at = 1, 0, 0
@@ -189,6 +206,7 @@ class Texts:
             self.fields.unit = "entry"
             return self._items(enumerate(document, 1))
         if isinstance(document, dict):
+            refuse_twice(document, self.name)
             if isinstance(document.get("annotations"), list):
                 return self._coco(document)
             if isinstance(document.get("images"), list):
@@ -214,6 +232,7 @@ class Texts:
                 yield Record(fields.text(fields.object(item, number), number), number=number)
             else:
                 record = fields.object(item, number)
+                fields.refuse_wrong(record)
                 yield Record(
                     fields.text(record, number),
                     fields.photo(record, wanted.photos, number) if wanted.photos else None,
@@ -271,6 +290,7 @@ class Texts:
                     f"{self.place(number)}: no list of `sentences`, so no captions; give Karpathy's"
                     " dataset file"
                 )
+            refuse_twice(image, self.place(number))
             split = self.fields.split(image, number)
             photo = identifier = None
             sentences = image["sentences"]
@@ -308,6 +328,7 @@ class Texts:
         names = [name.strip() for name in cells]
         if not names:
             return
+        self.fields.refuse_wrong(names)
         text = self._column(names, wanted.texts, first, wanted.hint)
         photo = split = error = None
         if wanted.photos:
@@ -323,21 +344,21 @@ class Texts:
                 continue
             if len(cells) != len(names):
                 raise SynticError(
-                    f"{self.place(number)}: {len(cells)} fields where the first row names"
+                    f"{self.place(number)}: {count(len(cells), 'field')} where the first row names"
                     f" {len(names)}; quote a text that holds the separator"
                 )
             yield Record(
-                self.fields.sound(cells[text], number),
-                None if photo is None else cells[photo].strip(),
-                split=None if split is None else cells[split].strip(),
-                error="" if error is None else cells[error],
+                self.fields.sound(cell(cells[text]), number),
+                None if photo is None else cell(cells[photo].strip()),
+                split=None if split is None else cell(cells[split].strip()),
+                error="" if error is None else cell(cells[error]),
                 number=number,
             )
 
     def _column(self, names: list[str], fields: Sequence[str], number: int, hint: str) -> int:
         """Where the first of these fields stands among the columns; there must be one alone."""
         key = self.fields.field(names, fields, number, hint)
-        if names.count(key) > 1:
+        if [name.lower() for name in names].count(key.lower()) > 1:
             raise SynticError(
                 f"{self.place(number)}: more than one column is named `{shown(key)}`; rename all"
                 " but the right one"
@@ -345,11 +366,12 @@ class Texts:
         return names.index(key)
 
 
-def _unquoted(text: str) -> str:
-    """A text without the quotes in which a table would put it."""
-    inner = text[1:-1].replace('""', "")
-    is_quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inner
-    return text[1:-1].replace('""', '"') if is_quoted else text
+def _unquoted(text: str, quoted: re.Pattern[str] = QUOTED) -> str:
+    """A text without the quotes in which a table or a list would put it."""
+    found = quoted.fullmatch(text)
+    if found is None:
+        return text
+    return found[1].replace('""', '"') if quoted is QUOTED else found[1]
 
 
 def _after_space(text: str, at: int) -> int:

@@ -50,6 +50,7 @@ class TextFile:
         suffix: in lower case, without `.gz`.
         head: the first characters; those that are not in the encoding are replaced.
         head_is_all: the file has no more.
+        seems_utf8: it is another text in UTF-8 than in the encoding that was named.
     """
 
     def __init__(self, source: str | Path, encoding: str, what: str) -> None:
@@ -165,6 +166,7 @@ class TextFile:
             if head.startswith(known) and not head.isascii():
                 raise DamagedError(f"{self.name} is {what}")
         decoder = codecs.getincrementaldecoder(self.encoding)(errors="replace")
+        self.seems_utf8 = _seems_utf8(head, self.encoding)
         try:
             start = io.IncrementalNewlineDecoder(decoder, translate=True).decode(head)
         except UnicodeError:  # UTF-16 that lacks its mark
@@ -192,7 +194,8 @@ class TextFile:
         before = decoder.decode(data[: max(0, len(data) - left)])
         self._bytes.seek(0)
         start = self._read(2)
-        guess = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "cp1252"
+        guess = "utf-8" if self.seems_utf8 else "cp1252"
+        guess = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else guess
         return (
             f"{self.name}, line {lines + before.count(chr(10)) + 1}: the byte"
             f" 0x{error.object[error.start]:02x} at offset {read - left} is not {self.encoding};"
@@ -226,6 +229,23 @@ def _standard_input(encoding: str) -> bytes:
         raise SynticError("standard input is closed: name a file, or pipe one in")
     raw = getattr(sys.stdin, "buffer", None)
     return sys.stdin.read().encode(encoding) if raw is None else raw.read()
+
+
+def _seems_utf8(head: bytes, encoding: str) -> bool:
+    """Whether bytes that another encoding is named for are UTF-8, and not by chance.
+
+    Plain ASCII is another text only where characters have two bytes or four.
+    """
+    name = codecs.lookup(encoding).name
+    if name.startswith("utf-8") or b"\0" in head:
+        return False
+    if head.isascii():
+        return name.startswith(("utf-16", "utf-32")) and bool(head)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_binary(head: bytes, start: str) -> bool:
