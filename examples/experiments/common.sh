@@ -8,6 +8,7 @@
 # IMAGES   most texts of a corpus that get an image (TEXTS); once made, they serve all smaller TEXTS
 # PHOTOS   most dev photos of a data set (1000)
 # EPOCHS   of a decoder (4)
+# DTYPE    that decoders are trained in (auto; bfloat16 is faster on processors that have it)
 # CORPORA  data sets whose texts get images ("flickr8k coco"); a file RUN/texts/NAME-TEXTS.txt that
 #          is there already is taken as it is
 # LANGUAGE_MODEL   a causal language model of transformers, for MAGIC and ZeroCap (none)
@@ -21,6 +22,7 @@ TEXTS=${TEXTS:-10000}
 IMAGES=${IMAGES:-$TEXTS}
 PHOTOS=${PHOTOS:-1000}
 EPOCHS=${EPOCHS:-4}
+DTYPE=${DTYPE:-auto}
 CORPORA=${CORPORA:-flickr8k coco}
 LANGUAGE_MODEL=${LANGUAGE_MODEL:-}
 export SYNTIC_PRESET=${PRESET:-$here/small.toml}
@@ -62,7 +64,7 @@ part() {
 learn() {
     local seed
     for seed in $SEEDS; do
-        syntic train -w "$1" --epochs "$EPOCHS" --seed "$seed" "${@:3}" -o "$1/$2-$seed.h5"
+        syntic train -w "$1" --dtype "$DTYPE" --epochs "$EPOCHS" --seed "$seed" "${@:3}" -o "$1/$2-$seed.h5"
     done
 }
 
