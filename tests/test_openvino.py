@@ -19,8 +19,8 @@ from torch import nn
 from syntic_cli import Captioner
 from syntic_cli.artifacts.reading import Artifact
 from syntic_cli.models import openvino
-from syntic_cli.models.clip import load_clip
-from syntic_cli.models.detector import load_detector
+from syntic_cli.models.clip import _ImageTower, load_clip
+from syntic_cli.models.detector import _Found, load_detector
 from syntic_cli.presets import load_preset, resolve
 from syntic_cli.settings import DetectSettings, EncodeSettings
 
@@ -207,6 +207,21 @@ class TestCache:
         module.weight[0, 0] += 1
         self.answer(module)
         assert len(conversions) == 3
+
+    def test_what_is_kept_answers_to_the_last_bit_as_at_first(
+        self, conversions: list[nn.Module]
+    ) -> None:
+        clip = load_clip(resolve(EncodeSettings, TINY), CPU, torch.float32)
+        detector = load_detector(resolve(DetectSettings, TINY), CPU, torch.float32)
+        for module, side in ((_ImageTower(clip.model), 224), (_Found(detector.model), 256)):
+            pixels = some_pixels(3, side)
+            answers = []
+            for _ in range(2):
+                run = openvino.converted(module, pixels[:1], (2, 3, side, side))
+                assert run is not None
+                answers.append(run(pixels))
+            assert all(torch.equal(*both) for both in zip(*answers, strict=True))
+        assert len(conversions) == 2
 
     def test_a_damaged_file_is_made_anew(self, cache: Path, conversions: list[nn.Module]) -> None:
         module = nn.Linear(4, 2).eval().requires_grad_(False)

@@ -72,7 +72,30 @@ def test_the_dual_encoder_without_norms_answers_as_open_clip_does() -> None:
     with torch.no_grad():
         wanted = model.eval().encode_image(pixels, normalize=True)
     assert torch.allclose(clip.encode_images(pixels), wanted, atol=1e-5)
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in clip.model.visual.modules())
+    kinds = {type(module).__name__ for module in clip.model.visual.modules()}
+    assert not kinds & {"BatchNorm2d", "BatchNormAct2d", "Conv2dSame"}
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 8), (7, 11)])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (3, 1), (4, 2), (1, 2), (5, 3)])
+def test_convolutions_that_pad_by_themselves_answer_as_those_that_are_padded(
+    size: tuple[int, int], kernel: int, stride: int
+) -> None:
+    import torch
+    from timm.layers import Conv2dSame
+
+    from syntic_cli.models.clip import _pad_within
+
+    torch.manual_seed(0)
+    tower = torch.nn.Sequential(Conv2dSame(4, 4, kernel, stride, groups=2), torch.nn.ReLU())
+    photos = torch.randn(3, 4, *size)
+    with torch.no_grad():
+        wanted = tower(photos)
+        _pad_within(tower, photos[:1])
+        found = tower(photos)
+    assert type(tower[0]) is torch.nn.Conv2d
+    assert found.shape == wanted.shape
+    assert torch.allclose(found, wanted, atol=1e-6)
 
 
 def test_texts_are_read_as_far_as_they_go() -> None:

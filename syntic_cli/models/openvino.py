@@ -94,7 +94,6 @@ def _compiled(module: nn.Module, example: Tensor, shape: tuple[int, ...]) -> Any
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    size = sum(one.nbytes for one in _state(module).values())
     kept = cache_folder() / "openvino" / f"{_key(module, example, shape)}.blob"
     if (blob := _read(kept)) is not None:
         # Of another processor, or unreadable in a way that its checksum is right all the same.
@@ -104,9 +103,13 @@ def _compiled(module: nn.Module, example: Tensor, shape: tuple[int, ...]) -> Any
         module, example_input=example, input=openvino.PartialShape(list(shape))
     )
     compiled = core.compile_model(model, "CPU", options)
-    if size <= LARGEST_KEPT:
-        _keep(kept, compiled)
-    return compiled
+    if sum(one.nbytes for one in _state(module).values()) > LARGEST_KEPT:
+        return compiled
+    blob = compiled.export_model()
+    blob = blob.getvalue() if isinstance(blob, io.BytesIO) else bytes(blob)
+    _keep(kept, blob)
+    # What is read back rounds otherwise than what was compiled; the next run is to say the same.
+    return core.import_model(io.BytesIO(blob), "CPU", options)
 
 
 @functools.cache
@@ -159,11 +162,9 @@ def _read(path: Path) -> bytes | None:
     return blob if hashlib.sha256(blob).digest() == digest else None
 
 
-def _keep(path: Path, compiled: Any) -> None:
+def _keep(path: Path, blob: bytes) -> None:
     """Keep a compiled model in the cache, and the newest of the others; a cache that cannot be
     written is none."""
-    blob = compiled.export_model()
-    blob = blob.getvalue() if isinstance(blob, io.BytesIO) else bytes(blob)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
