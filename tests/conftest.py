@@ -72,6 +72,11 @@ def run_cli() -> RunCli:
     return run_in_process
 
 
+# Of the same models torch and OpenVINO make the same but for rounding, and tests compare bits
+# between processes, some of them forked. test_openvino.py lets it in.
+os.environ.setdefault("SYNTIC_OPENVINO", "0")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is converted for OpenVINO is kept for this session alone."""

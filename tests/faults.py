@@ -417,6 +417,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="work here and keep it")
     options = parser.parse_args()
     began = time.monotonic()
+    # Bits are compared, of processes that are forked.
+    os.environ["SYNTIC_OPENVINO"] = "0"
     warm()
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="syntic-faults-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)

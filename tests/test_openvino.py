@@ -18,12 +18,14 @@ from torch import nn
 
 from syntic_cli import Captioner
 from syntic_cli.artifacts.reading import Artifact
+from syntic_cli.errors import SynticError
 from syntic_cli.models import openvino
 from syntic_cli.models.clip import _ImageTower, load_clip
 from syntic_cli.models.detector import _Found, load_detector
 from syntic_cli.presets import load_preset, resolve
 from syntic_cli.settings import DetectSettings, EncodeSettings
 
+from . import faults
 from .conftest import DATA, RunCli
 
 needed = pytest.mark.skipif(
@@ -33,6 +35,11 @@ CPU = torch.device("cpu")
 TINY = load_preset("tiny")
 
 
+@pytest.fixture(autouse=True)
+def _let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(openvino.SWITCH, "1")
+
+
 def some_pixels(count: int, side: int) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
@@ -40,12 +47,31 @@ def some_pixels(count: int, side: int) -> torch.Tensor:
 class TestWhatIsUsed:
     def test_only_where_it_is_installed_and_can(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(openvino, "find_spec", lambda name: name)
+        monkeypatch.setenv(openvino.SWITCH, "0")
+        assert not openvino.is_used(True, CPU, torch.float32)
+        monkeypatch.delenv(openvino.SWITCH)
         assert openvino.is_used(True, CPU, torch.float32)
         assert not openvino.is_used(False, CPU, torch.float32)
         assert not openvino.is_used(True, CPU, torch.bfloat16)
         assert not openvino.is_used(True, torch.device("cuda"), torch.float32)
         monkeypatch.setattr(openvino, "find_spec", lambda name: None)
         assert not openvino.is_used(True, CPU, torch.float32)
+
+    @needed
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+    def test_a_forked_process_computes_with_torch(self, tmp_path: Path) -> None:
+        """Its threads are not there: it would wait for them for ever."""
+        batch = torch.ones(1, 4)
+        run = openvino.converted(nn.Linear(4, 2).eval().requires_grad_(False), batch, (2, 4))
+        assert run is not None
+
+        def work() -> None:
+            assert not openvino.is_used(True, CPU, torch.float32)
+            with pytest.raises(SynticError, match="forked process"):
+                run(batch)
+
+        log = tmp_path / "log.txt"
+        assert faults.finish(faults.start(work, log)) == 0, log.read_text()
 
     @needed
     def test_the_command_line_says_so(
@@ -176,7 +202,7 @@ class TestCache:
     @pytest.fixture
     def conversions(self, monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
         """What has been converted since, and not read from the cache."""
-        library, _ = openvino._openvino()
+        library = openvino._openvino()[0]
         convert, done = library.convert_model, list[nn.Module]()
 
         def counting(module: nn.Module, **options: object) -> object:

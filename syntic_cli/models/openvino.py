@@ -21,8 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from ..cache import cache_folder
+from ..errors import SynticError
 
 NAME = "OpenVINO"
+# Set to 0, it leaves all models to torch.
+SWITCH = "SYNTIC_OPENVINO"
 # What OpenVINO and torch may differ by in float32 before it counts as another answer.
 TOLERANCE = 1e-3
 # Images a pass: their activations stay in the cache, and two cores are busy.
@@ -36,9 +39,13 @@ Run = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def is_used(chosen: bool, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether OpenVINO runs the models: where it is chosen, installed, and can."""
+    """Whether OpenVINO runs the models: where it is chosen, installed, and can.
+
+    Its threads do not outlive a fork: in a process forked from one that has used it, torch does.
+    """
+    chosen = chosen and os.environ.get(SWITCH) != "0"
     fitting = device.type == "cpu" and dtype == torch.float32
-    return chosen and fitting and find_spec("openvino") is not None
+    return chosen and fitting and find_spec("openvino") is not None and not _is_forked()
 
 
 def converted(module: nn.Module, example: Tensor, shape: tuple[int, ...]) -> Run | None:
@@ -77,6 +84,10 @@ def _run_in_parts(compiled: Any, rows: int, batch: Tensor) -> tuple[Tensor, ...]
 
 
 def _run(compiled: Any, batch: Tensor) -> tuple[Tensor, ...]:
+    if _is_forked():
+        raise SynticError(
+            f"{NAME} cannot go on in a forked process: load the models there, or give --no-openvino"
+        )
     found = compiled([batch.contiguous().numpy()], share_inputs=True)
     return tuple(torch.from_numpy(found[number]) for number in range(len(found)))
 
@@ -87,7 +98,7 @@ def _as_tuple(answer: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _compiled(module: nn.Module, example: Tensor, shape: tuple[int, ...]) -> Any:
     """The compiled model, from the cache where it is there."""
-    openvino, core = _openvino()
+    openvino, core, _ = _openvino()
     options = {
         # Left to itself it computes in bfloat16 where the processor can.
         "INFERENCE_PRECISION_HINT": "f32",
@@ -113,11 +124,15 @@ def _compiled(module: nn.Module, example: Tensor, shape: tuple[int, ...]) -> Any
 
 
 @functools.cache
-def _openvino() -> tuple[Any, Any]:
-    """The package and its core."""
+def _openvino() -> tuple[Any, Any, int]:
+    """The package, its core, and the process that has begun it."""
     with _no_telemetry():
         import openvino
-    return openvino, openvino.Core()
+    return openvino, openvino.Core(), os.getpid()
+
+
+def _is_forked() -> bool:
+    return bool(_openvino.cache_info().currsize) and _openvino()[2] != os.getpid()
 
 
 @contextmanager
