@@ -114,13 +114,10 @@ def _compiled(module: nn.Module, example: Tensor, shape: tuple[int, ...]) -> Any
         module, example_input=example, input=openvino.PartialShape(list(shape))
     )
     compiled = core.compile_model(model, "CPU", options)
-    if sum(one.nbytes for one in _state(module).values()) > LARGEST_KEPT:
-        return compiled
-    blob = compiled.export_model()
-    blob = blob.getvalue() if isinstance(blob, io.BytesIO) else bytes(blob)
-    _keep(kept, blob)
-    # What is read back rounds otherwise than what was compiled; the next run is to say the same.
-    return core.import_model(io.BytesIO(blob), "CPU", options)
+    if sum(one.nbytes for one in _state(module).values()) <= LARGEST_KEPT:
+        blob = compiled.export_model()
+        _keep(kept, blob.getvalue() if isinstance(blob, io.BytesIO) else bytes(blob))
+    return compiled
 
 
 @functools.cache
