@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
 import zlib
 from collections.abc import Iterator
+from typing import IO
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # A marker, but for those that stand within a scan: stuffed zeros and restarts.
 _JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 # Markers that no length follows: TEM and another start.
 _BARE = b"\x01\xd8"
+# The tables of Huffman coding; where a frame of arithmetic coding, which has none, starts; a scan.
+_HUFFMAN, _ARITHMETIC, _SCAN = 0xC4, frozenset([0xC9, 0xCA]), 0xDA
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = frozenset([b"IHDR", b"PLTE", b"IDAT", b"IEND"])
@@ -39,6 +43,17 @@ def mend(data: bytes) -> tuple[bytes, bool]:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _filled_webp(data)
     return data, False
+
+
+def names_wrong_coding(stream: IO[bytes]) -> bool:
+    """Whether a JPEG has another coding than its frame says (ITU T.81, B.2): arithmetic decoders
+    make pixels of any bytes."""
+    stream.seek(len(_JPEG_START))
+    kinds = set()
+    while len(start := stream.read(4)) == 4 and start[0] == 0xFF and start[1] != _SCAN:
+        kinds.add(start[1])
+        stream.seek(int.from_bytes(start[2:], "big") - 2, io.SEEK_CUR)
+    return _HUFFMAN in kinds and bool(kinds & _ARITHMETIC)
 
 
 def _incomplete_from(data: bytes) -> int | None:
