@@ -556,6 +556,15 @@ def test_a_truncated_jpeg_may_be_decoded_small_and_turned(tmp_path: Path) -> Non
     assert photo.image.size == (240, 160)
 
 
+@pytest.mark.parametrize("options", [{"quality": 90}, {"lossless": True}])
+def test_a_webp_that_was_not_filled_is_truncated(options: dict[str, Any], tmp_path: Path) -> None:
+    data = encoded(noise(), "WEBP", **options)
+    half = len(data) // 2
+    assert read_cut(tmp_path, data[:half] + bytes(len(data) - half)).note == TRUNCATED
+    flat = encoded(Image.new("RGB", (2000, 2000), "white"), "WEBP", **options)
+    assert [read_cut(tmp_path, whole).note for whole in (data, flat)] == ["", ""]
+
+
 @pytest.mark.parametrize("name", [name for name in WHOLE if name != "GIF"])
 def test_a_photo_that_lacks_nearly_everything_is_an_error(name: str, tmp_path: Path) -> None:
     kind, options = WHOLE[name]

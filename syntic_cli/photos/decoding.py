@@ -29,7 +29,7 @@ from .depth import (
     undo_alpha,
 )
 from .files import unreadable
-from .mending import mend, names_wrong_coding
+from .mending import is_unfilled_webp, mend, names_wrong_coding
 
 # A photo beyond a limit is refused before a pixel of it is decoded: a file of a few kilobytes can
 # declare enough pixels to fill the memory. Pillow refuses from the same number of pixels on.
@@ -175,7 +175,8 @@ def check_model_input(
 
 def _decode(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
     try:
-        return Photo(_whole(stream, name, at_least))
+        image = _whole(stream, name, at_least)
+        return Photo(image, TRUNCATED if is_unfilled_webp(stream) else "")
     except SynticError:
         raise
     except Image.DecompressionBombError as error:  # WebP and TIFF judge what they allocate at once
