@@ -522,6 +522,12 @@ BAD = [
     ("python.txt", "{'caption': 'a dog'}\n{'caption': 'a cat'}\n", {}, ["code of a program"]),
     ("python2.txt", "['a dog', 'a cat']\n", {}, ["code of a program"]),
     ("python3.txt", 'captions = [\n"a dog",\n]\n', {}, ["code of a program"]),
+    ("pairs.txt", '[1, "a dog"]\n[2, "a cat"]\n', {}, ["code of a program"]),
+    ("dump.sql.txt", "INSERT INTO texts VALUES (1, 'a dog');\n", {}, ["code of a program"]),
+    ("mail.txt", "From: a@b.c\nTo: d\n\na dog\n", {}, ["is a document"]),
+    ("change.txt", "diff --git a/b c/d\n+a dog\n", {}, ["is a document"]),
+    ("truths.csv", "caption\nTrue\nFalse\n", {}, ["names, addresses or numbers"]),
+    ("dates.csv", "caption\n2024-01-02\n12/24/2023\n", {}, ["names, addresses or numbers"]),
     ("lists.csv", 'caption\n"[""a dog"", ""a cat""]"\n', {}, ["line 2", "holds a list"]),
     ("lists2.csv", "id,raw\n1,\"['a dog', 'a cat']\"\n", {}, ["line 2", "holds a list"]),
     ("list.txt", "1000_ab.jpg\n1001_cd.JPG\n", {}, ["lists photos, not texts"]),
@@ -544,6 +550,9 @@ BAD = [
 NOTED = [
     ("times.txt", "2024-01-02 10:00 a dog\n2024-01-03 11:00 a cat\n", 2, "begins with a date"),
     ("clock.txt", "10:00:01 a dog\n10:00:09 a cat\n", 2, "begins with a date or time"),
+    ("clips.txt", "a1.mp4 a dog\nb2.mp4 a cat\n", 2, "begins with a name or an id"),
+    ("ids.txt", "mv89psg6zh4_33 a dog\nmv89psg6zh4_34 a cat\n", 2, "begins with a name or an id"),
+    ("links.txt", "http://a.b/c a dog\nhttp://a.b/d a cat\n", 2, "begins with a name or an id"),
     ("key.txt", "caption: a dog\ncaption: a cat\n", 2, "begins with `caption:`"),
     ("key2.txt", "caption=a dog\ncaption=a cat\n", 2, "begins with `caption=`"),
     ("heading.txt", "# Captions\n\na dog\n", 2, "first line, `# Captions`, is read as a text"),
@@ -581,6 +590,9 @@ def test_marks_before_the_json_of_a_line_are_left_out(tmp_path: Path, mark: str)
         '["a dog",\n"a cat"]',
         "a dog: two cats\n- a cow\n",
         "(a dog)\n[a cat]\n",
+        "mid-90s cars\na tv\n",
+        "a 1980s car\n2 dogs\n",
+        "From above a dog\na cat\n",
     ],
 )
 def test_ordinary_texts_are_not_taken_for_other_things(tmp_path: Path, text: str) -> None:

@@ -949,6 +949,11 @@ def test_hard_links_are_photos_of_their_own(album: Path) -> None:
     assert names == sorted([*FLAT, "c.jpg"], key=os.fsencode)
 
 
+def test_a_blank_behind_a_name_hides_no_photo(album: Path) -> None:
+    (album / "album/z.jpg ").touch()
+    assert find_photos(["album"])[-2] == Path("album/z.jpg ")
+
+
 def test_images_that_syntic_does_not_read_are_counted_by_type(album: Path) -> None:
     for name in ("a.jxl", "b.DNG", "c.dng", "sub/d.tga", "sub/e.dng", ".f.dng", "g.txt", "dng"):
         (album / "album" / name).touch()

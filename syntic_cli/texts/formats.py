@@ -49,15 +49,19 @@ _OTHER_QUOTES = [
 # ends as none does, such as `-`, `*` or `<s>`.
 _NUMBERED = re.compile(r"\s*([\[(#]?)(\d+)([\].:)]*)\s+\S")
 _MARKED = re.compile(
-    r"\s*([^\w\s\"'“„«「][^\w\s]*|<\S+>|\[\S+\]|startseq|[\"']?\w+[\"']?(?::(?=\s)|\s*=))\s*\S"
+    r"\s*([^\w\s\"'“„«「][^\w\s]*|<\S+>|\[\S+\]|startseq|[\"']?\w+[\"']?:)\s+\S|\s*(\w+\s*=)\s*\S"
 )
 _TIMED = re.compile(r"\s*[\[(]?(?:\d{4}-\d\d-\d\d|\d?\d/\d?\d/\d{2,4}|\d?\d:\d\d(?::\d\d)?\b)")
 # A line of a record, as those of mail and of many programs: a name, a colon, a value.
 _KEYED = re.compile(r"\s*[\"']?(\w+)[\"']?\s*[:=]\s*\S")
 _LEAST_IN_AN_ID = 5
+# A word that no text begins with: an address, the name of a file, letters with digits among them.
+_NAME = re.compile(
+    r"\s*(?:https?://\S+|[\w-]+\.[a-z]\w{1,3}|(?=\S*[a-z_]\S*\d\S*\s)[\w-]{5,})\s+\S", re.I
+)
 # What stands where a caption should, in a field that is another: a photo or page, or a number.
 NO_CAPTION = re.compile(rf"\S+{_PHOTO}|https?://\S+", re.IGNORECASE)
-NUMBER = re.compile(r"\d[\d.]*")
+NUMBER = re.compile(r"[\d.:/+-]+|true|false|[\da-f-]{32,36}", re.IGNORECASE)
 # JSON: an object's key comes first, or a list of strings.
 _JSON = re.compile(r'(?:\[\s*)?\{\s*"[^"\n]+"\s*:|\[\s*"(?:[^"\\\n]|\\.)*"\s*,\s*"')
 _TIME = r"\d?\d:\d\d(?::\d\d)?"
@@ -73,7 +77,7 @@ _NO_TEXTS = {
     re.compile(r"version https://git-lfs\.github\.com/spec/"): (
         "what Git LFS left in a file's place: run `git lfs pull`"
     ),
-    re.compile(r"\{\\rtf|%PDF-|%!PS|\\(?:documentclass|begin)\b|@\w+\{"): (
+    re.compile(r"\{\\rtf|%PDF-|%!PS|\\(?:documentclass|begin)\b|@\w+\{|diff --git |From: "): (
         "a document, not texts: save it as plain text"
     ),
     re.compile(
@@ -84,9 +88,11 @@ _NO_TEXTS = {
     re.compile(r"(?:(?://|#)[^\n]*\n\s*)+[\[{]\s*[\"{\[]"): (
         "JSON with comments, which JSON has not: delete them"
     ),
-    re.compile(r"[\[{(]\s*\(?'|\w+\s*=\s*[\[{(]\s"): (
-        "code of a program, not texts: let it write JSON"
-    ),
+    re.compile(
+        r"[\[{(]\s*\(?'|\w+\s*=\s*[\[{(]\s|[\[(]\d+,\s*[\"'].*[\])]\s*$"
+        r"|(?:INSERT INTO|CREATE TABLE) ",
+        re.MULTILINE,
+    ): "code of a program, not texts: let it write JSON",
     re.compile(
         r"%YAML|---[ \t]*\n|[^\s:][^\n:]*:[ \t]*\n[ \t]*- |- [\w-]+:[^\n]*\n[ \t]+[\w-]+:"
     ): ("YAML, not texts: save it as .jsonl or .csv"),
@@ -244,8 +250,10 @@ def _mark_of(lines: Sequence[str]) -> str:
             return "an id"
     if len(lines) > 1 and all(map(_TIMED.match, lines)):
         return "a date or time"
+    if len(lines) > 1 and all(map(_NAME.match, lines)):
+        return "a name or an id"
     marks = [_MARKED.match(line) for line in lines]
-    found_marks = {mark[1] for mark in marks if mark}
+    found_marks = {mark[1] or mark[2] for mark in marks if mark}
     if len(lines) > 1 and all(marks) and len(found_marks) == 1:
         return f"`{shown(found_marks.pop())}`"
     return ""
