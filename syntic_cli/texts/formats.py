@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ..errors import SynticError, shown
+from ..errors import SynticError, count, shown
 from .streams import TextFile
 from .tables import column_names, find_delimiter
 
@@ -49,16 +49,16 @@ _OTHER_QUOTES = [
 # ends as none does, such as `-`, `*` or `<s>`.
 _NUMBERED = re.compile(r"\s*([\[(#]?)(\d+)([\].:)]*)\s+\S")
 _MARKED = re.compile(
-    r"\s*([^\w\s\"'“„«「][^\w\s]*|<\S+>|\[\S+\]|startseq|[\"']?\w+[\"']?:)\s+\S|\s*(\w+\s*=)\s*\S"
+    r"\s*([^\w\s\"'“„«「][^\w\s]*|<\S+>|\[\S+\]|__\w+|startseq|[\"']?\w+[\"']?:)\s+\S|\s*(\w+\s*=|<\|\w+\|>)\s*\S"
 )
+# What no sentence ends with.
+_ENDED = re.compile(r".*[^|>,;\\/\]}]([|>,;\\/\]}]+|\[\w+\]|</?\w+>)\s*")
 _TIMED = re.compile(r"\s*[\[(]?(?:\d{4}-\d\d-\d\d|\d?\d/\d?\d/\d{2,4}|\d?\d:\d\d(?::\d\d)?\b)")
 # A line of a record, as those of mail and of many programs: a name, a colon, a value.
 _KEYED = re.compile(r"\s*[\"']?(\w+)[\"']?\s*[:=]\s*\S")
 _LEAST_IN_AN_ID = 5
 # A word that no text begins with: an address, the name of a file, letters with digits among them.
-_NAME = re.compile(
-    r"\s*(?:https?://\S+|[\w-]+\.[a-z]\w{1,3}|(?=\S*[a-z_]\S*\d\S*\s)[\w-]{5,})\s+\S", re.I
-)
+_NAME = re.compile(r"https?://\S+|[\w-]+\.[a-z]\w{1,3}|(?=\D*[a-z_]\D*\d)[\w-]{5,99}", re.I)
 # What stands where a caption should, in a field that is another: a photo or page, or a number.
 NO_CAPTION = re.compile(rf"\S+{_PHOTO}|https?://\S+", re.IGNORECASE)
 NUMBER = re.compile(r"[\d.:/+-]+|true|false|[\da-f-]{32,36}", re.IGNORECASE)
@@ -73,7 +73,9 @@ _NO_TEXTS = {
         r"|<(?!(?:s|start|[sb]os)>)([a-z][\w:-]*)(?:\s[^>]*)?>[\s\S]*</\1>",
         re.IGNORECASE,
     ): "a web page or XML, not texts: download the file itself, or take its texts out",
-    re.compile(r"\|[^\n]*\|\s*\n\|[ :|-]+\|\s*\n"): "a table of Markdown: save it as .csv",
+    re.compile(r"\|[^\n]*\|\s*\n\|[ :|-]+\|\s*\n|!\[[^\n]*\]\([^\n]*\)"): (
+        "a page of Markdown: save it as .csv"
+    ),
     re.compile(r"version https://git-lfs\.github\.com/spec/"): (
         "what Git LFS left in a file's place: run `git lfs pull`"
     ),
@@ -234,7 +236,18 @@ def _plain(name: str, lines: Sequence[str]) -> tuple[Format, list[str]]:
         notes.append(f"{name}: holds NUL characters, which are read as blanks and end no text")
     elif mark := _mark_of(lines):
         notes.append(f"{name}: every line begins with {mark}, read as part of its text")
+    elif not quoted and (end := _end_of(lines)):
+        notes.append(f"{name}: every line ends with `{shown(end)}`, read as part of its text")
+    if photos := sum(map(bool, map(_PHOTO_ALONE.fullmatch, lines))):
+        names = count(photos, "line is the name of a photo", "lines are names of photos")
+        notes.append(f"{name}: {names} alone, of the first {len(lines)}, and read as a text")
     return Format("txt", quoted=quoted), notes
+
+
+def _end_of(lines: Sequence[str]) -> str:
+    """What no text ends with, but all of these lines do."""
+    ends = {end[1] if end else "" for end in map(_ENDED.fullmatch, lines)}
+    return ends.pop() if len(lines) > 1 and len(ends) == 1 else ""
 
 
 def _mark_of(lines: Sequence[str]) -> str:
@@ -250,7 +263,10 @@ def _mark_of(lines: Sequence[str]) -> str:
             return "an id"
     if len(lines) > 1 and all(map(_TIMED.match, lines)):
         return "a date or time"
-    if len(lines) > 1 and all(map(_NAME.match, lines)):
+    parted = [line.split(maxsplit=1) for line in lines]
+    if len(lines) > 1 and all(
+        len(words) > 1 and _NAME.fullmatch(words[0][:100]) for words in parted
+    ):
         return "a name or an id"
     marks = [_MARKED.match(line) for line in lines]
     found_marks = {mark[1] or mark[2] for mark in marks if mark}
