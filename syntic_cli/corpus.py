@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import SynticError, count, shown
-from .texts.characters import tidy
+from .texts.characters import is_markup, tidy
 from .texts.fields import Wanted
 from .texts.formats import NO_CAPTION, NUMBER, TEXT_FIELDS
 from .texts.records import open_texts
@@ -112,6 +112,11 @@ def read_corpus(
                 f" {shown(captions[0][:80])}; name the field of captions by --text-field, or"
                 " another file"
             )
+    if marked := sum(map(is_markup, captions)):
+        have = count(marked, "text holds", "texts hold")
+        notes.append(
+            f"{name}: {have} marks of a web page, such as `&amp;` or `<br>`, left as they are"
+        )
     kept = captions if sample is None else _sampled(captions, sample, seed)
     if not kept:
         raise SynticError(_nothing_left(name, len(captions), empty, long, max_words))

@@ -402,7 +402,7 @@ CORPUS = [
     Row(
         "a table of Markdown",
         synthesize("c.txt", "| image | text |\n|:--|--|\n| a.jpg | a dog |\n"),
-        "is a table of Markdown: save it as .csv",
+        "is a page of Markdown: save it as .csv",
     ),
     Row(
         "a piece of XML",

@@ -503,6 +503,34 @@ BAD = [
     ("page.txt", "<!DOCTYPE html>\n<html>\n", {}, ["web page"]),
     ("page.csv", '\n<?xml version="1.0"?>\n', {}, ["web page or XML"]),
     ("lfs.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:1\n", {}, ["git lfs pull"]),
+    ("yaml.txt", "- image: a.jpg\n  caption: a dog\n- image: b.jpg\n", {}, ["is YAML"]),
+    ("yaml2.txt", "a.jpg:\n  - a dog\n  - a cat\n", {}, ["is YAML"]),
+    ("yaml3.txt", "---\n- a dog\n", {}, ["is YAML"]),
+    ("ini.txt", "[a.jpg]\ncaption = a dog\n", {}, ["a file of settings"]),
+    ("toml.txt", '[[photo]]\nfile = "a.jpg"\n', {}, ["a file of settings"]),
+    ("short.txt", "0\n0:00:01.000 --> 0:00:02.000\na dog\n", {}, ["is subtitles"]),
+    ("sbv.txt", "0:00:01.000,0:00:02.000\na dog\n", {}, ["is subtitles"]),
+    ("lyrics.txt", "[00:12.00]a dog\n[00:15.30]a cat\n", {}, ["is subtitles"]),
+    ("styled.txt", "[Script Info]\nTitle: x\n", {}, ["is subtitles"]),
+    ("card.txt", "BEGIN:VCARD\nFN:A Dog\nEND:VCARD\n", {}, ["a card or calendar"]),
+    ("tex.txt", "\\documentclass{article}\na dog\n", {}, ["is a document"]),
+    ("bib.txt", "@article{dog,\n title={a dog}}\n", {}, ["is a document"]),
+    ("items.txt", "<li>a dog\n<li>a cat\n", {}, ["a web page"]),
+    ("keys.txt", "image: a.jpg\ncaption: a dog\n\nimage: b.jpg\ncaption: b\n", {}, ["keys and"]),
+    ("comments.jsonl", '// of 2024\n{"caption": "a dog"}\n', {}, ["JSON with comments"]),
+    ("comments.txt", '# of 2024\n{"caption": "a dog"}\n', {}, ["JSON with comments"]),
+    ("python.txt", "{'caption': 'a dog'}\n{'caption': 'a cat'}\n", {}, ["code of a program"]),
+    ("python2.txt", "['a dog', 'a cat']\n", {}, ["code of a program"]),
+    ("python3.txt", 'captions = [\n"a dog",\n]\n', {}, ["code of a program"]),
+    ("links.txt", "![a dog](a.jpg)\n![a cat](b.jpg)\n", {}, ["a page of Markdown"]),
+    ("pairs.txt", '[1, "a dog"]\n[2, "a cat"]\n', {}, ["code of a program"]),
+    ("dump.sql.txt", "INSERT INTO texts VALUES (1, 'a dog');\n", {}, ["code of a program"]),
+    ("mail.txt", "From: a@b.c\nTo: d\n\na dog\n", {}, ["is a document"]),
+    ("change.txt", "diff --git a/b c/d\n+a dog\n", {}, ["is a document"]),
+    ("truths.csv", "caption\nTrue\nFalse\n", {}, ["names, addresses or numbers"]),
+    ("dates.csv", "caption\n2024-01-02\n12/24/2023\n", {}, ["names, addresses or numbers"]),
+    ("lists.csv", 'caption\n"[""a dog"", ""a cat""]"\n', {}, ["line 2", "holds a list"]),
+    ("lists2.csv", "id,raw\n1,\"['a dog', 'a cat']\"\n", {}, ["line 2", "holds a list"]),
     ("list.txt", "1000_ab.jpg\n1001_cd.JPG\n", {}, ["lists photos, not texts"]),
     ("f.token", "a.jpg#0\ta dog\na cat\n", {}, ["line 2", "no photo before the text"]),
     ("g.token", "a.jpg a dog\n", {}, ["line 1", "no photo before the text"]),
@@ -517,6 +545,66 @@ BAD = [
     ("far.txt", ("犬が走る\n" * 60_000).encode("shift_jis") + b"\x82\n",
      {"encoding": "shift_jis"}, ["line 60001", "0x82 at offset 540000"]),
 ]  # fmt: skip
+
+
+# name, content, texts, part of the only note
+NOTED = [
+    ("times.txt", "2024-01-02 10:00 a dog\n2024-01-03 11:00 a cat\n", 2, "begins with a date"),
+    ("clock.txt", "10:00:01 a dog\n10:00:09 a cat\n", 2, "begins with a date or time"),
+    ("clips.txt", "a1.mp4 a dog\nb2.mp4 a cat\n", 2, "begins with a name or an id"),
+    ("ids.txt", "mv89psg6zh4_33 a dog\nmv89psg6zh4_34 a cat\n", 2, "begins with a name or an id"),
+    ("links.txt", "http://a.b/c a dog\nhttp://a.b/d a cat\n", 2, "begins with a name or an id"),
+    ("label.txt", "__label__a a dog\n__label__a a cat\n", 2, "begins with `__label__a`"),
+    ("turn.txt", "<|user|>a dog<|end|>\n<|user|>a cat<|end|>\n", 2, "begins with `<|user|>`"),
+    ("commas.txt", "a dog,\na cat,\n", 2, "ends with `,`"),
+    ("breaks.txt", "a dog\\\na cat\\\n", 2, "ends with `\\`"),
+    ("turns.txt", "a.jpg\na dog\nb.jpg\na cat\n", 4, "2 lines are names of photos alone"),
+    ("key.txt", "caption: a dog\ncaption: a cat\n", 2, "begins with `caption:`"),
+    ("key2.txt", "caption=a dog\ncaption=a cat\n", 2, "begins with `caption=`"),
+    ("heading.txt", "# Captions\n\na dog\n", 2, "first line, `# Captions`, is read as a text"),
+    ("zeros.txt", "a dog\0a cat\0", 1, "NUL characters, which are read as blanks"),
+    ("web.txt", "a dog &amp; a cat\na cow<br>\na < b & c\n", 3, "2 texts hold marks of a web"),
+    ("again.csv", "id,text\n1,a dog\nid,text\n2,a\nid,text\n", 2, "line 3: names the columns"),
+    ("types.csv", "id,text\n(int),(string)\n1,a dog\n2,text\n", 2, "line 2: names types"),
+    ("further.csv", "caption,caption2,Caption_3\na,b,c\n", 1, "not of Caption_3, caption2"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "texts", "part"), NOTED, ids=lambda v: str(v)[:20])
+def test_what_is_odd_about_a_file_is_said(
+    tmp_path: Path, name: str, content: str, texts: int, part: str
+) -> None:
+    corpus = read_corpus(written(tmp_path / name, content))
+    assert len(corpus.captions) == texts
+    [note] = corpus.notes
+    assert part in note
+    assert note.startswith(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", "\x1e"])
+def test_marks_before_the_json_of_a_line_are_left_out(tmp_path: Path, mark: str) -> None:
+    lines = f'{mark}{{"caption": "a dog"}}\n{mark}"a cat"\n'
+    assert read_corpus(written(tmp_path / "c.jsonl", lines)).captions == ["a dog", "a cat"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "it is 3:15: a clock on a wall\na dog\n",
+        "Photo: a dog\nParis: a tower\n",
+        "a dog - and a cat:\na cow\n",
+        '["a dog",\n"a cat"]',
+        "a dog: two cats\n- a cow\n",
+        "(a dog)\n[a cat]\n",
+        "mid-90s cars\na tv\n",
+        "a 1980s car\n2 dogs\n",
+        "From above a dog\na cat\n",
+    ],
+)
+def test_ordinary_texts_are_not_taken_for_other_things(tmp_path: Path, text: str) -> None:
+    corpus = read_corpus(written(tmp_path / "c.txt", text))
+    assert len(corpus.captions) == 2
+    assert [note for note in corpus.notes if "read as JSON" not in note] == []
 
 
 @pytest.mark.parametrize(("name", "content", "options", "parts"), BAD, ids=lambda v: str(v)[:20])

@@ -96,18 +96,20 @@ def tiff_of(
     data = zlib.compress(data) if deflate else data
     tags = [
         *((256, width), (257, height), (258, bits or samples.dtype.itemsize * 8)),
-        *((259, 8 if deflate else 1), (262, 2 if bands == 3 else 1), (273, 0), (277, bands)),
+        *((259, 8 if deflate else 1), (262, 2 if bands > 2 else 1), (273, 0), (277, bands)),
         *((278, height), (279, len(data)), (339, kind)),
     ]
+    if bands == 4:  # colours multiplied by the last band (section 18)
+        tags.insert(-1, (338, 1))
     table = 8 + 2 + 12 * len(tags) + 4
     extra, entries = b"", b""
     for tag, value in tags:
-        if tag in (258, 339) and bands == 3:
-            entries += struct.pack(order + "HHII", tag, 3, 3, table + len(extra))
-            extra += struct.pack(order + "HHH", value, value, value)
+        if tag in (258, 339) and bands > 2:
+            entries += struct.pack(order + "HHII", tag, 3, bands, table + len(extra))
+            extra += struct.pack(order + "H" * bands, *[value] * bands)
         else:
-            # Where the strip is: behind the two triples of an image of colours.
-            place = table + (12 if bands == 3 else 0)
+            # Where the strip is: behind the two lists, a number a band, of an image of colours.
+            place = table + (4 * bands if bands > 2 else 0)
             entries += struct.pack(order + "HHII", tag, 4, 1, place if tag == 273 else value)
     start = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
     count = struct.pack(order + "H", len(tags))
@@ -239,6 +241,105 @@ def test_deep_colours_beside_an_alpha_are_scaled_too(white: int, clear: int) -> 
     data = b"\x89PNG\r\n\x1a\n" + header + pixels + png_chunk(b"IEND", b"")
     found = pixels_of(decode_image(data, "x"))[0]
     assert np.abs(found - [[0, 255, 127], WHITE]).max() <= 1
+
+
+@pytest.mark.parametrize("white", [255, 1023, 4095, 65535])
+@pytest.mark.parametrize("full", [False, True])
+def test_deep_grey_beside_an_alpha_is_scaled_too(white: int, full: bool) -> None:
+    clear = 65535 if full else white
+    samples = np.array([[[0, clear], [white // 2, clear], [white, clear], [0, 0]]], ">u2")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, 16, 4, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(b"\0" + samples.tobytes()))
+    data = b"\x89PNG\r\n\x1a\n" + header + pixels + png_chunk(b"IEND", b"")
+    seen = pixels_of(decode_image(data, "x"))[0]
+    assert np.abs(seen - np.array([0, 127, 255, 255])[:, None]).max() <= 1
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize(
+    ("white", "clear"), [(1023, 1023), (4095, 4095), (4095, 65535), (65535, 65535)]
+)
+def test_deep_colours_multiplied_by_their_alpha(
+    white: int, clear: int, deflate: bool, order: str
+) -> None:
+    # Orange; half of a dark red, over white; nothing.
+    pixels = [[white, white // 2, 0, clear], [white // 4, 0, 0, clear // 2], [0] * 4]
+    data = tiff_of(np.array([pixels], np.uint16), order, deflate=deflate)
+    seen = pixels_of(decode_image(data, "x"))[0]
+    assert np.abs(seen - [[255, 127, 0], [191, 127, 127], WHITE]).max() <= 2
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_a_grey_that_stands_for_nothing_is_clear(bits: int) -> None:
+    top = 2**bits - 1
+    row = np.array([[0, top // 3, top // 3, top]], ">u2" if bits == 16 else np.uint8)
+    packed = np.unpackbits(row.astype(np.uint8)[0, :, None], axis=1)[:, 8 - min(bits, 8) :]
+    data = row.tobytes() if bits == 16 else np.packbits(packed).tobytes()
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0))
+    key = png_chunk(b"tRNS", struct.pack(">H", top // 3))
+    pixels = png_chunk(b"IDAT", zlib.compress(b"\0" + data))
+    png = b"\x89PNG\r\n\x1a\n" + header + key + pixels + png_chunk(b"IEND", b"")
+    assert pixels_of(decode_image(png, "x"))[0, :, 0].tolist() == [0, 255, 255, 255]
+
+
+@pytest.mark.parametrize("white", [1023, 4095, 65535])
+def test_a_colour_of_16_bits_that_stands_for_nothing_is_clear(white: int) -> None:
+    samples = np.array([[[0, white // 2, white], [7, 8, 9]]], ">u2")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    key = png_chunk(b"tRNS", struct.pack(">HHH", 7, 8, 9))
+    pixels = png_chunk(b"IDAT", zlib.compress(b"\0" + samples.tobytes()))
+    data = b"\x89PNG\r\n\x1a\n" + header + key + pixels + png_chunk(b"IEND", b"")
+    assert np.abs(pixels_of(decode_image(data, "x"))[0] - [[0, 127, 255], WHITE]).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_truncated_colours_of_12_bits_are_scaled(kind: str, tmp_path: Path) -> None:
+    samples = np.asarray(noise()).astype(np.uint16) << 4
+    if kind == "TIFF":
+        data = tiff_of(samples)
+    else:
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+        header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 96, 16, 2, 0, 0, 0))
+        data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(rows))
+    photo = read_cut(tmp_path, data[: len(data) * 4 // 5])
+    assert photo.note == TRUNCATED
+    assert np.abs(pixels_of(photo.image)[:60] - np.asarray(noise())[:60]).max() <= 1
+
+
+def test_greys_of_32_bits_without_a_sign_are_not_taken_for_signed() -> None:
+    samples = np.array([[0, 1 << 31, (1 << 32) - 1]], np.uint32)
+    assert pixels_of(decode_image(tiff_of(samples), "x"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_a_palette_of_8_bits_in_a_tiff_is_one() -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([*RED, *BLUE, *[0] * 762])
+    data = encoded(image, "TIFF")
+    bands = np.zeros((3, 256), "<u2")
+    bands[0, 0] = bands[2, 1] = 255 << 8
+    colours = bands.tobytes()
+    assert colours in data
+    narrow = data.replace(colours, (bands >> 8).tobytes())
+    assert (pixels_of(decode_image(narrow, "x")) == BLUE).all()
+
+
+def test_a_bmp_whose_alpha_is_unused_is_seen() -> None:
+    for alpha, seen in ((0, BLUE), (255, BLUE), (128, (127, 127, 255))):
+        pixels = bytes([255, 0, 0, alpha]) * 16
+        masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000).ljust(68, b"\0")
+        header = struct.pack("<IiiHHIIiiII", 108, 4, 4, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+        data = b"BM" + struct.pack("<IHHI", 186, 0, 0, 122) + header + masks + pixels
+        assert np.abs(pixels_of(decode_image(data, "x")) - seen).max() <= 1
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_whose_start_names_another_coding_is_refused(progressive: bool) -> None:
+    data = encoded(noise(), "JPEG", progressive=progressive)
+    mark = b"\xff\xc2" if progressive else b"\xff\xc0"
+    wrong = data.replace(mark, b"\xff" + bytes([mark[1] + 8 if progressive else 0xC9]), 1)
+    with pytest.raises(SynticError, match="its start says arithmetic coding"):
+        decode_image(wrong, "x")
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -453,6 +554,15 @@ def test_a_truncated_jpeg_may_be_decoded_small_and_turned(tmp_path: Path) -> Non
     photo = read_cut(tmp_path, data[: len(data) * 3 // 4], at_least=150)
     assert photo == Photo(photo.image, TRUNCATED)
     assert photo.image.size == (240, 160)
+
+
+@pytest.mark.parametrize("options", [{"quality": 90}, {"lossless": True}])
+def test_a_webp_that_was_not_filled_is_truncated(options: dict[str, Any], tmp_path: Path) -> None:
+    data = encoded(noise(), "WEBP", **options)
+    half = len(data) // 2
+    assert read_cut(tmp_path, data[:half] + bytes(len(data) - half)).note == TRUNCATED
+    flat = encoded(Image.new("RGB", (2000, 2000), "white"), "WEBP", **options)
+    assert [read_cut(tmp_path, whole).note for whole in (data, flat)] == ["", ""]
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if name != "GIF"])
@@ -837,6 +947,11 @@ def test_hard_links_are_photos_of_their_own(album: Path) -> None:
     (album / "album/A.jpg").symlink_to("b.jpg")  # so that there is something to leave out
     names = [path.name for path in find_photos(["album"])]
     assert names == sorted([*FLAT, "c.jpg"], key=os.fsencode)
+
+
+def test_a_blank_behind_a_name_hides_no_photo(album: Path) -> None:
+    (album / "album/z.jpg ").touch()
+    assert find_photos(["album"])[-2] == Path("album/z.jpg ")
 
 
 def test_images_that_syntic_does_not_read_are_counted_by_type(album: Path) -> None:

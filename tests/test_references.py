@@ -187,6 +187,32 @@ def test_empty_captions_are_left_out_and_their_photos_named(tmp_path: Path) -> N
     assert _references(tmp_path, COCO).notes == []
 
 
+def test_columns_named_again_are_no_captions(tmp_path: Path) -> None:
+    rows = "image,caption\na.jpg,one\nimage,caption\nb.jpg,two\n"
+    path = _write(tmp_path, "x.csv", rows)
+    references = load_references(path)
+    assert references.captions == {"a.jpg": ["one"], "b.jpg": ["two"]}
+    assert references.notes == [f"{path}, line 3: names the columns again; left out"]
+    assert load_candidates(path).notes == references.notes
+
+
+def test_captions_that_vizwiz_rejects_are_counted(tmp_path: Path) -> None:
+    annotations = [
+        {**annotation, "is_rejected": annotation["id"] == 2} for annotation in COCO["annotations"]
+    ]
+    references = _references(tmp_path, {**COCO, "annotations": annotations})
+    [note] = references.notes
+    assert "1 caption is marked `is_rejected`" in note
+    assert len(references.captions) == 2
+
+
+def test_lists_in_cells_are_no_captions(tmp_path: Path) -> None:
+    """As the published table of Flickr30k has them."""
+    row = 'raw,filename\n"[""Two men ."", ""Two dogs .""]",1.jpg\n'
+    with pytest.raises(SynticError, match="line 2: `raw` holds a list, not a text"):
+        load_references(_write(tmp_path, "x.csv", row))
+
+
 def test_a_name_decomposed_is_the_same_name(tmp_path: Path) -> None:
     name = "Ång Café 가.jpg"
     composed, decomposed = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,20 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 from ..errors import SynticError, shown
 from .depth import (
     UPPER_OF_14_BITS,
+    deep_mode,
+    deep_samples,
     eight_bits,
-    is_deep_colour,
     is_inverted,
+    leave_multiplied,
     misread,
+    repair_palette,
+    scale_key,
+    stored_greys,
     swap_byte_order,
+    undo_alpha,
 )
 from .files import unreadable
-from .mending import mend
+from .mending import is_unfilled_webp, mend, names_wrong_coding
 
 # A photo beyond a limit is refused before a pixel of it is decoded: a file of a few kilobytes can
 # declare enough pixels to fill the memory. Pillow refuses from the same number of pixels on.
@@ -169,7 +175,8 @@ def check_model_input(
 
 def _decode(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
     try:
-        return Photo(_whole(stream, name, at_least))
+        image = _whole(stream, name, at_least)
+        return Photo(image, TRUNCATED if is_unfilled_webp(stream) else "")
     except SynticError:
         raise
     except Image.DecompressionBombError as error:  # WebP and TIFF judge what they allocate at once
@@ -185,12 +192,7 @@ def _decode(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
 
 
 def _whole(stream: IO[bytes], name: str, at_least: int | None) -> Image.Image:
-    image = _opened(stream, name, at_least)
-    deep = is_deep_colour(image)
-    image.load()
-    turn = _turn(image)
-    pixels = _in_own_range(image, stream, name) if deep else image
-    return _as_rgb(pixels, turn)
+    return _read(stream, name, at_least, lambda image: image.load())
 
 
 def _mended(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
@@ -202,7 +204,19 @@ def _mended(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
     data, truncated = mend(stream.read(_MOST_TO_MEND))
     if stream.read(1):
         raise ValueError("too large to be mended")
-    image = _opened(io.BytesIO(data), name, at_least)
+
+    def load(image: ImageFile.ImageFile) -> None:
+        nonlocal truncated
+        truncated |= _load_what_is_there(image)
+        if truncated:
+            _refuse_empty(image, name)
+
+    image = _read(io.BytesIO(data), name, at_least, load)
+    return Photo(image, TRUNCATED if truncated else "")
+
+
+def _load_what_is_there(image: ImageFile.ImageFile) -> bool:
+    """Load the rows of an opened image that its file has; tell whether some are missing."""
     interlaced = image.info.get("interlace") or _is_interlaced_gif(image)
     try:
         image.load()
@@ -211,10 +225,32 @@ def _mended(stream: IO[bytes], name: str, at_least: int | None) -> Photo:
         if "truncated" not in str(error) or interlaced:
             raise
         image.tile = []  # take the rows that were decoded
-        truncated = True
-    if truncated:
-        _refuse_empty(image, name)
-    return Photo(_as_rgb(image, _turn(image)), TRUNCATED if truncated else "")
+        return True
+    return False
+
+
+def _read(
+    stream: IO[bytes],
+    name: str,
+    at_least: int | None,
+    load: Callable[[ImageFile.ImageFile], object],
+) -> Image.Image:
+    image = _opened(stream, name, at_least)
+    mode = deep_mode(image)
+    if mode:
+        leave_multiplied(image)
+    scale_key(image)
+    load(image)
+    turn = _turn(image)
+
+    def other() -> Image.Image:
+        again = _opened(stream, name)
+        leave_multiplied(again)
+        swap_byte_order(again)
+        load(again)
+        return again
+
+    return _as_rgb(_in_own_range(image, other, mode) if mode else image, turn)
 
 
 def _is_interlaced_gif(image: ImageFile.ImageFile) -> bool:
@@ -261,6 +297,8 @@ def _opened(stream: IO[bytes], name: str, at_least: int | None = None) -> ImageF
     for kind in _FORMATS:
         factory, accepts = Image.OPEN.get(kind, (None, None))
         if factory is not None and accepts is not None and accepts(head) is True:
+            if kind == "JPEG" and names_wrong_coding(stream):
+                raise _undecodable(name, "its start says arithmetic coding, its tables Huffman's")
             stream.seek(0)
             # Without a file name Pillow reads and never maps the file, which may change meanwhile.
             image = factory(stream, "")
@@ -297,9 +335,12 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 def _as_rgb(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
-        inverted = is_inverted(image)
-        image = eight_bits(np.asarray(image))
-        image = ImageOps.invert(image) if inverted else image
+        image = _shallow(image)
+    elif image.mode == "La":
+        image = image.convert("LA")
+    elif (image.format, image.mode) == ("BMP", "RGBA") and not np.asarray(image)[..., 3].any():
+        image = image.convert("RGB")  # with an alpha that most programs leave unused
+    repair_palette(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         flat = Image.new("RGB", layer.size, "white")
@@ -310,17 +351,38 @@ def _as_rgb(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return flat if turn is None else flat.transpose(turn)
 
 
-def _in_own_range(image: ImageFile.ImageFile, stream: IO[bytes], name: str) -> Image.Image:
-    """Scale 16-bit colours by their own range, where they leave upper bits unused."""
-    upper = np.asarray(image)
-    keyed = "transparency" in image.info  # by a colour of 8 bits
-    if upper[..., :3].max() > UPPER_OF_14_BITS or keyed:
+def _shallow(image: Image.Image) -> Image.Image:
+    """Deep greys as 8 bits, beside an alpha where one of them stands for nothing."""
+    samples, key = stored_greys(image), image.info.get("transparency")
+    greys = eight_bits(samples)
+    greys = ImageOps.invert(greys) if is_inverted(image) else greys
+    if isinstance(key, int):
+        greys.putalpha(Image.fromarray(np.where(samples == key, 0, 255).astype(np.uint8)))
+    return greys
+
+
+def _in_own_range(image: Image.Image, other: Callable[[], Image.Image], mode: str) -> Image.Image:
+    """Scale 16-bit colours by their own range, where they leave upper bits unused.
+
+    Args:
+        image: with the upper 8 bits.
+        other: loads the lower ones.
+        mode: as of `deep_mode`.
+    """
+    upper = np.asarray(image)[..., :3]
+    key = image.info.get("transparency")  # a colour of 16 bits
+    if upper.max() > UPPER_OF_14_BITS and key is None and mode != "RGBa":
         return image
-    other = _opened(stream, name)
-    swap_byte_order(other)
-    other.load()
-    samples = upper.astype(np.uint16) << 8 | np.asarray(other)
-    colours = eight_bits(samples[..., :3])
-    if image.mode == "RGBA":
-        colours.putalpha(eight_bits(samples[..., 3]))
+    samples = deep_samples(image, other(), mode)
+    if mode in ("RGBA", "RGBa", "LA"):
+        seen = undo_alpha(samples) if mode == "RGBa" else samples[..., :-1]
+        alpha = eight_bits(samples[..., -1])
+    else:
+        seen, alpha = samples, None
+        if isinstance(key, tuple):
+            there = (samples != np.asarray(key)).any(axis=-1)
+            alpha = Image.fromarray(np.where(there, 255, 0).astype(np.uint8))
+    colours = eight_bits(seen[..., 0] if mode == "LA" else seen)
+    if alpha is not None:
+        colours.putalpha(alpha)
     return colours

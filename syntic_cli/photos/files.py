@@ -162,7 +162,7 @@ class _Listing:
             self.photos.append(Path(name))
             return
         for entry in _files_under(name, recursive):
-            suffix = Path(entry.name).suffix.lower()
+            suffix = Path(entry.name).suffix.lower().rstrip()
             if suffix in IMAGE_SUFFIXES:
                 self.photos.append(Path(entry.path))
                 self.links |= entry.is_symlink()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
 import zlib
 from collections.abc import Iterator
+from typing import IO
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # A marker, but for those that stand within a scan: stuffed zeros and restarts.
 _JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 # Markers that no length follows: TEM and another start.
 _BARE = b"\x01\xd8"
+# The tables of Huffman coding; where a frame of arithmetic coding, which has none, starts; a scan.
+_HUFFMAN, _ARITHMETIC, _SCAN = 0xC4, frozenset([0xC9, 0xCA]), 0xDA
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = frozenset([b"IHDR", b"PLTE", b"IDAT", b"IEND"])
@@ -21,6 +25,8 @@ _WEBP_PIXELS = (b"VP8 ", b"VP8L")
 _WEBP_KEPT = {b"EXIF": 0x08, b"ALPH": 0x10}
 # Of less than this share of the pixels' data, modes and colours come first, nothing is seen.
 _LEAST_OF_WEBP = 0.25
+# Of one colour alone, a WebP ends in a twentieth of zeros.
+_MOST_ZEROS = 1 / 8
 
 
 def mend(data: bytes) -> tuple[bytes, bool]:
@@ -36,9 +42,34 @@ def mend(data: bytes) -> tuple[bytes, bool]:
         return (data, False) if end is None else (data[:end] + _JPEG_END, True)
     if data.startswith(_PNG_START):
         return _PNG_START + b"".join(_needed_chunks(data)), False
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    if _is_webp(data):
         return _filled_webp(data)
     return data, False
+
+
+def names_wrong_coding(stream: IO[bytes]) -> bool:
+    """Whether a JPEG has another coding than its frame says (ITU T.81, B.2): arithmetic decoders
+    make pixels of any bytes."""
+    stream.seek(len(_JPEG_START))
+    kinds = set()
+    while len(start := stream.read(4)) == 4 and start[0] == 0xFF and start[1] != _SCAN:
+        kinds.add(start[1])
+        stream.seek(int.from_bytes(start[2:], "big") - 2, io.SEEK_CUR)
+    return _HUFFMAN in kinds and bool(kinds & _ARITHMETIC)
+
+
+def is_unfilled_webp(stream: IO[bytes]) -> bool:
+    """Whether a WebP ends in zeros, as a file made at its full size before what is in it came."""
+    stream.seek(0)
+    if not _is_webp(stream.read(12)):
+        return False
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(-int(size * _MOST_ZEROS), io.SEEK_END)
+    return not stream.read().strip(b"\0")
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
 def _incomplete_from(data: bytes) -> int | None:

@@ -20,6 +20,8 @@ _UNSEEN = re.compile(
 _LATIN = re.compile(
     "[A-Za-z\xaa\xba\xc0-\u02af\u1d00-\u1dbf\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\uff21-\uff5a]"
 )
+# What stands for a character, or a break, in a web page.
+_MARKUP = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d+|#x[\da-f]+);|</?(?:br|p|b|i)\s*/?>", re.I)
 # Texts looked at to tell the script of a corpus.
 _TEXTS_LOOKED_AT = 2_000
 
@@ -40,6 +42,11 @@ def is_blank(text: str) -> bool:
         unicodedata.category(character) in _UNSEEN_CATEGORIES or _UNSEEN.match(character)
         for character in text
     )
+
+
+def is_markup(text: str) -> bool:
+    """Whether a text holds what a web page would show otherwise, such as `&amp;` and `<br>`."""
+    return ("&" in text or "<" in text) and _MARKUP.search(text) is not None
 
 
 def mostly_not_latin(texts: Sequence[str]) -> bool:

@@ -32,6 +32,11 @@ from .formats import PHOTO_FIELDS, QUOTED, Format, sniffed
 from .streams import MOST_IN_A_LINE, TextFile
 
 _SPACE = re.compile(r"\s*")
+# What programs put before the JSON of a line: a byte order mark, a record separator (RFC 7464).
+_BEFORE_JSON = "\ufeff\x1e"
+# A list where a table has a text, as pandas writes one; a type where it has a value.
+_LIST = re.compile(r"\s*\[\s*(['\"]).*\1\s*\]\s*", re.DOTALL)
+_TYPE = re.compile(r"[\[(<]?(?:string|str|text|varchar|object|utf-?8)[\])>]?", re.IGNORECASE)
 # Of a JSON document: what may be a list, or must not pass for nothing where it is one.
 _USED = frozenset(
     ("annotations", "images", "sentences", "split", "id", "cocoid", "imgid", "error", *PHOTO_FIELDS)
@@ -155,7 +160,8 @@ class Texts:
         decode = json.JSONDecoder(object_pairs_hook=json_object).decode
         for number, line in enumerate(self.file.lines(MOST_IN_A_LINE), 1):
             try:
-                yield number, (decode(line) if line.strip() else None)
+                value = line.lstrip(_BEFORE_JSON)
+                yield number, (decode(value) if value.strip() else None)
             except (ValueError, RecursionError) as error:
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else error
                 raise SynticError(
@@ -245,8 +251,10 @@ class Texts:
         self.fields.unit = "image"
         names = self._coco_names(document.get("images") or []) if self.wanted.photos else {}
         self.fields.unit = "annotation"
+        rejected = 0
         for number, annotation in enumerate(document["annotations"], 1):
             record = self.fields.object(annotation, number)
+            rejected += record.get("is_rejected") is True
             photo = identifier = None
             if self.wanted.photos:
                 identifier = self.fields.photo(record, ("image_id",), number)
@@ -258,6 +266,11 @@ class Texts:
                 photo = names.get(identifier, identifier)
             text, split = self.fields.text(record, number), self.fields.split(record, number)
             yield Record(text, photo, identifier, split, number=number)
+        if rejected:  # as VizWiz marks them
+            captions = count(rejected, "caption is", "captions are")
+            self.notes.append(
+                f"{self.name}: {captions} marked `is_rejected`, and used all the same"
+            )
 
     def _coco_names(self, images: Iterable[object]) -> dict[str, str]:
         """The file name (or else the id) of each image id."""
@@ -338,7 +351,8 @@ class Texts:
             error = None if key is None else names.index(key)
         if wanted.split is not None:
             split = self._column(names, ("split",), first, "omit --split")
-        for number, cells in rows:
+        self._name_further_columns(names, names[text])
+        for number, cells in self._values(rows, names, text):
             if not any(cells):
                 yield Record(None, number=number)
                 continue
@@ -347,6 +361,11 @@ class Texts:
                     f"{self.place(number)}: {count(len(cells), 'field')} where the first row names"
                     f" {len(names)}; quote a text that holds the separator"
                 )
+            if _LIST.fullmatch(cells[text]):
+                raise SynticError(
+                    f"{self.place(number)}: `{shown(names[text])}` holds a list, not a text; give"
+                    " each text a row"
+                )
             yield Record(
                 self.fields.sound(cell(cells[text]), number),
                 None if photo is None else cell(cells[photo].strip()),
@@ -354,6 +373,30 @@ class Texts:
                 error="" if error is None else cell(cells[error]),
                 number=number,
             )
+
+    def _name_further_columns(self, names: Sequence[str], text: str) -> None:
+        further = re.compile(rf"{re.escape(text)}[\s_-]*\d+", re.IGNORECASE)
+        if left_out := [name for name in names if further.fullmatch(name)]:
+            self.notes.append(
+                f"{self.name}: the texts are those of `{shown(text)}` alone, not of"
+                f" {some(left_out)}; give each text a row"
+            )
+
+    def _values(
+        self, rows: Iterator[tables.Row], names: Sequence[str], text: int
+    ) -> Iterator[tables.Row]:
+        """Rows, but for the header again, as in tables put together, and types right below it."""
+        said = False
+        for row, (number, cells) in enumerate(rows):
+            again = bool(cells) and cells[0].strip() == names[0]
+            if again and [name.strip() for name in cells] == names:
+                if not said:
+                    self.notes.append(f"{self.place(number)}: names the columns again; left out")
+                said = True
+            elif row == 0 and len(cells) == len(names) and _TYPE.fullmatch(cells[text].strip()):
+                self.notes.append(f"{self.place(number)}: names types and no values; left out")
+            else:
+                yield number, cells
 
     def _column(self, names: list[str], fields: Sequence[str], number: int, hint: str) -> int:
         """Where the first of these fields stands among the columns; there must be one alone."""
