@@ -111,7 +111,7 @@ def test_spice_scores_and_writes_on_a_modern_java(parserless: Path) -> None:
     references = [["dog grass", "dog ball"], ["cat"], ["xylophone"]]
     files = [["dog grass ball", "cat mat", ""], ["dog", "feline", "xylophone"]]
     one, other = score_files(files, references, ["SPICE"])
-    assert one.notes == ["1 of 3 captions are empty"]
+    assert one.notes == ["1 caption is empty, of 3"]
     assert other.notes == []
     # F of objects that are found: all of 3; 1 of 2 for 1; none.
     assert one.per_item["SPICE"] == pytest.approx([100, 200 / 3, 0])
