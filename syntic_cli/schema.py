@@ -32,6 +32,7 @@ class Column:
     (objects of all items, one after the other, cut by `offsets`) or a free name for a dataset with
     a length of its own. ndim is 2 where a row is a vector. Artifacts of earlier versions may lack
     an optional column, those of a schema before `since` this one; what stood for it is `before`.
+    Numbers of a whole column are integers or truth values.
     """
 
     kind: Kind
@@ -40,6 +41,7 @@ class Column:
     optional: bool = False
     since: int = 1
     before: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,24 +54,25 @@ class Stage:
     settings: type | None
 
 
-TEXT, BYTES, NUMBER = Column("text"), Column("bytes"), Column("number")
+TEXT, BYTES = Column("text"), Column("bytes")
+NUMBER, WHOLE = Column("number"), Column("number", whole=True)
 VECTOR = Column("number", ndim=2)
 OBJECTS = {
-    "offsets": Column("number", "offsets"),
-    "label": Column("number", "object"),
+    "offsets": Column("number", "offsets", whole=True),
+    "label": Column("number", "object", whole=True),
     "score": Column("number", "object"),
     "box": Column("number", "object", ndim=2),
     "vocabulary": Column("text", "vocabulary"),
 }
 # The texts of the corpus, and the image of each, -1 for none. In schema 1 that is 0, 1, 2, ...
-TEXTS = {"captions": Column("text", "text"), "image": Column("number", "text", since=2)}
+TEXTS = {"captions": Column("text", "text"), "image": Column("number", "text", since=2, whole=True)}
 # Of each text with its image as it was encoded.
 COSINE = {"cosine": Column("number", "text", optional=True)}
 FEATURES = {
     **TEXTS,
     "image_features": VECTOR,
     "text_features": Column("number", "text", ndim=2),
-    "valid": NUMBER,
+    "valid": WHOLE,
     "error": TEXT,
 }
 
@@ -80,9 +83,9 @@ COMPOSE = Stage(
         "captions": Column("text", "text"),
         "text_features": Column("number", "text", ndim=2),
         # The texts of each group, its head first; the sentences of its scene; what they say.
-        "groups": VECTOR,
-        "offsets": Column("number", "offsets"),
-        "sentence": Column("number", "object"),
+        "groups": Column("number", ndim=2, whole=True),
+        "offsets": Column("number", "offsets", whole=True),
+        "sentence": Column("number", "object", whole=True),
         "prompts": TEXT,
         "error": TEXT,
     },
@@ -95,8 +98,8 @@ SYNTHESIZE = Stage(
         **TEXTS,
         "prompts": Column("text", since=2, before="captions"),
         "images": BYTES,
-        "seeds": NUMBER,
-        "flagged": NUMBER,
+        "seeds": WHOLE,
+        "flagged": WHOLE,
         "error": TEXT,
     },
     SynthesizeSettings,
@@ -108,7 +111,7 @@ DETECT = Stage("detect", "objects.h5", {**OBJECTS, "error": TEXT}, DetectSetting
 PROJECT = Stage(
     "project",
     "projected.h5",
-    {**TEXTS, **COSINE, "projected": VECTOR, "image_features": VECTOR, "valid": NUMBER},
+    {**TEXTS, **COSINE, "projected": VECTOR, "image_features": VECTOR, "valid": WHOLE},
     ProjectSettings,
 )
 TRAIN = Stage(
@@ -122,7 +125,7 @@ TRAIN = Stage(
         # What tags of retrieved texts can say, where the decoder attends to such.
         "words": Column("text", "word", optional=True),
         "word_features": Column("number", "word", ndim=2, optional=True),
-        "tokenizer": Column("number", "tokenizer"),
+        "tokenizer": Column("number", "tokenizer", whole=True),
     },
     TrainSettings,
 )

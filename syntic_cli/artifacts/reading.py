@@ -148,7 +148,7 @@ class Artifact:
                     f"{lengths[column.axis]} should be; make it again"
                 )
             values = self._file[name]
-            numeric = values.dtype.kind in "biuf"
+            numeric = values.dtype.kind in ("biu" if column.whole else "biuf")
             if numeric != (column.kind == "number") or values.ndim != column.ndim:
                 raise DamagedError(
                     f"{self.path}: {name!r} is of another kind than expected; make it again"
