@@ -260,7 +260,7 @@ class TestWriters:
         folder = build_language_model(tmp_path / "model")
         words = ["compose", corpus_file, *COMPOSE, "-w", run, "-o", run / "x.h5"]
         result = well(*words, "--writer", f"model:{folder}", "--tries", 1)
-        assert "12 of 12 groups failed, the first because: no usable answer in 1 tries" in (
+        assert "12 of 12 groups failed, the first because: no usable answer in 1 try" in (
             result.stderr
         )
         with Artifact(run / "x.h5") as made:
