@@ -292,7 +292,7 @@ class TestSelect:
             if image[text] >= 0:
                 assert back[image[text]].max() == pytest.approx(scores[text], abs=3e-6)
         assert scores[image >= 0].min() >= scores[image < 0].max() - 3e-6
-        assert "36 of 48 texts stay" in result.stderr
+        assert "kept 36 of 48 texts" in result.stderr
         # The stages behind it take it up.
         result = run_in_process("optimize", "-w", run)
         assert "features: features.h5" in result.stderr
