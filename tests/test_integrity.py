@@ -174,7 +174,7 @@ class TestDamage:
         with h5py.File(run / "features.h5", "r+") as file:
             file["valid"].resize(5, axis=0)
         message = one_error(run_cli("optimize", "-w", run, "--force"))
-        assert "'valid' has 5 rows where 48 are expected" in message
+        assert "'valid' has 5 rows where 48 should be" in message
 
     def test_dataset_missing(self, run: Path, run_cli: RunCli) -> None:
         with h5py.File(run / "features.h5", "r+") as file:
@@ -593,7 +593,7 @@ class TestRetry:
         )
         first = run_cli(*command)
         assert "1 of 3 photos failed" in first.stderr
-        assert "is up to date; 1 rows failed" in run_cli(*command).stderr
+        assert "is up to date; 1 row failed" in run_cli(*command).stderr
         still = run_cli(*command, "--retry-failed")
         assert "1 of 3 photos failed" in still.stderr
         # The same name, size and time, as after a disk that was not there comes back.

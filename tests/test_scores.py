@@ -264,7 +264,7 @@ def test_several_files_score_as_each_alone(
         for name in names:
             assert found.corpus[name] == pytest.approx(alone.corpus[name], abs=1e-9)
             np.testing.assert_allclose(found.per_item[name], alone.per_item[name], atol=1e-9)
-    assert scores[2].notes == ["9 of 25 captions are empty"]
+    assert scores[2].notes == ["9 captions are empty, of 25"]
 
 
 def test_several_files_are_tokenized_in_one_start_of_java(
