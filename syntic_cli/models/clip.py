@@ -189,11 +189,11 @@ class _TextTower(nn.Module):
         if not self.takes_any_length:
             return self.model.encode_text(tokens)
         text, length = getattr(self.model, "text", self.model), tokens.shape[1]
-        cut = {"attn_mask": text.attn_mask[:length, :length]}
-        if text is not self.model:
-            return torch.func.functional_call(text, cut, (tokens,))
-        cut["positional_embedding"] = text.positional_embedding[:length]
-        parts = {f"model.{name}": part for name, part in cut.items()}
+        inside = "model" if text is self.model else "model.text"
+        parts = {
+            f"{inside}.attn_mask": text.attn_mask[:length, :length],
+            f"{inside}.positional_embedding": text.positional_embedding[:length],
+        }
         return torch.func.functional_call(_Texts(self.model), parts, (tokens,))
 
 
