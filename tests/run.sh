@@ -11,7 +11,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
     [ -x .venv/bin/python ] || python3 -m venv .venv
     . .venv/bin/activate
 fi
-python -m pip install --quiet --editable '.[test,ray]'
+python -m pip install --quiet --editable '.[test,ray,cpu]'
 
 ruff check .
 ruff format --check .
