@@ -2,11 +2,17 @@
 
 The text tower is `align_text.py`'s. As it does not change, a batch has thousands of captions of
 other photos as negatives at no cost, and beside its own photos those of the last steps. An epoch
-is a unit of work: run again, the training continues after the last one.
+is a unit of work: run again, the training continues after the last one. What is written lies
+`--share` of the way from the weights that the training began with to those at its end, which sees
+more than either end (WiSE-FT, Wortsman et al., CVPR 2022). At last the head is fitted anew to
+photos at `--size`, where such a tower sees more than at the size it was trained at (FixRes, Touvron
+et al., NeurIPS 2019).
 """
 
 import argparse
 import math
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +20,11 @@ import torch
 from align_text import text_features
 from heads import JOINT, Captions, Head, by_decay, cosine, fit_heads, set_rates, train_captions
 from joint_space import write_open_clip
-from lower_maps import LITE, SIZE, maps_file, photos, pooled_file
+from lower_maps import LITE, maps_file, photos, pooled_features, pooled_file
 from measure import recall
 from safetensors.torch import load_file
 from text_tower import text_transformer
+from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tower_top import Top
@@ -53,13 +60,14 @@ class Trainer:
         self.dev_sets = {name: np.array(folders) == name for name in ("flickr8k", "coco")}
         torch.manual_seed(0)
         self.top = Top(efficientnet_lite(LITE))
-        pooled = load_file(pooled_file(out, "train"))["features"]
-        self.image, self.log_scale = Head(pooled, 0.6), nn.Parameter(torch.tensor(math.log(20.0)))
-        self.pooled = pooled
+        self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
+        self.pooled = load_file(pooled_file(out, "train"))["features"]
+        self.image = Head(self.pooled, 0.6)
 
-    def fit_head(self) -> None:
-        """The head on the features as ImageNet left them."""
-        parts = (self.image, self.pooled, nn.Identity(), self.texts, self.captions, CAPTIONS)
+    def fit_head(self, pooled: Tensor) -> None:
+        """A new head on features of the training photos, (n, 1280)."""
+        self.image = Head(pooled, 0.6)
+        parts = (self.image, pooled, nn.Identity(), self.texts, self.captions, CAPTIONS)
         self.log_scale.data.copy_(fit_heads(*parts))
 
     def optimizer(self, rate: float) -> torch.optim.Optimizer:
@@ -127,17 +135,37 @@ class Trainer:
                 loss = loss + found / (2 * CAPTIONS)
         return loss
 
+    def state(self) -> list[dict[str, Tensor]]:
+        """A copy of the weights of the upper stages and of the head."""
+        return [deepcopy(dict(part.state_dict())) for part in (self.top, self.image)]
+
+    def blend(
+        self,
+        start: list[Mapping[str, Tensor]],
+        end: list[Mapping[str, Tensor]],
+        share: float,
+    ) -> None:
+        """Takes the weights that lie `share` of the way from one state to another."""
+        for part, first, last in zip((self.top, self.image), start, end, strict=True):
+            part.load_state_dict({name: first[name].lerp(last[name], share) for name in first})
+
     @torch.no_grad()
-    def recall(self) -> str:
-        """Photo-to-text recall on both dev sets, each among its own."""
-        self.top.eval(), self.image.eval()
-        images, maps = [], self.dev_maps
+    def dev_features(self) -> Tensor:
+        """Pooled features of the dev photos, (n, 1280), from their maps."""
+        self.top.eval()
+        pooled, maps = [], self.dev_maps
         for start in range(0, len(maps), 100):
             with torch.autocast("cpu", torch.bfloat16):
-                pooled = self.top(to_maps(maps[start : start + 100].copy()))
-            images.append(self.image(pooled.float()))
-        self.top.train(), self.image.train()
-        similarity, found = torch.cat(images) @ self.dev_texts.T, []
+                pooled.append(self.top(to_maps(maps[start : start + 100].copy())).float())
+        self.top.train()
+        return torch.cat(pooled)
+
+    @torch.no_grad()
+    def recall(self, dev: Tensor) -> str:
+        """Photo-to-text recall on both dev sets, each among its own, by pooled features."""
+        self.image.eval()
+        similarity, found = self.image(dev) @ self.dev_texts.T, []
+        self.image.train()
         for name, mask in self.dev_sets.items():
             numbers = torch.from_numpy(np.flatnonzero(mask))
             mine = torch.isin(self.dev.owners, numbers)
@@ -146,17 +174,21 @@ class Trainer:
             found.append(f"{name} " + "/".join(f"{value:.1f}" for value in values))
         return "  ".join(found)
 
-    def write(self, tokenizer: CLIPTokenizer, folder: Path) -> None:
-        """Writes the dual encoder's folder."""
+    def tower(self) -> EfficientNet:
+        """The image tower with the upper stages as they are now."""
         model = efficientnet_lite(LITE)
         self.top.write_into(model)
+        return model
+
+    def write(self, tokenizer: CLIPTokenizer, folder: Path, size: int) -> None:
+        """Writes the dual encoder's folder, for photos of a size."""
         weight, bias = self.image.folded()
         write_open_clip(
             folder,
             tokenizer,
             f"tf_efficientnet_lite{LITE}",
-            SIZE,
-            model,
+            size,
+            self.tower(),
             {"proj.weight": weight, "proj.bias": bias},
             self.text_tower.state_dict(),
             self.log_scale,
@@ -171,33 +203,44 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the result is written")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rate", type=float, default=1e-4, help="highest, of the topmost layer")
+    parser.add_argument("--share", type=float, default=0.4, help="of the way, see above")
+    parser.add_argument("--size", type=int, default=256, help="pixels of the square it is to see")
     args = parser.parse_args()
     tokenizer = CLIPTokenizer.from_pretrained(args.start)
     trainer, checkpoint = Trainer(args.data, args.out, tokenizer), args.out / "fine_tune.pt"
-    parts, optimizer = (trainer.top, trainer.image), trainer.optimizer(args.rate)
     done = 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
-        for part, state in zip(parts, saved["parts"], strict=True):
-            part.load_state_dict(state)
+        start, done = saved["start"], saved["epochs"]
+        trainer.blend(start, saved["parts"], 1.0)
         trainer.log_scale.data.copy_(saved["log_scale"])
-        optimizer.load_state_dict(saved["optimizer"])
-        done = saved["epochs"]
     else:
-        trainer.fit_head()
-        print("head", trainer.recall(), flush=True)
+        trainer.fit_head(trainer.pooled)
+        print("head", trainer.recall(trainer.dev_features()), flush=True)
+        start = trainer.state()
+    optimizer = trainer.optimizer(args.rate)
+    if done:
+        optimizer.load_state_dict(saved["optimizer"])
     for number in range(done, args.epochs):
         loss = trainer.epoch(number, optimizer, args.epochs)
-        saved = {
-            "parts": [part.state_dict() for part in parts],
+        state = {
+            "start": start,
+            "parts": trainer.state(),
             "log_scale": trainer.log_scale.data,
             "optimizer": optimizer.state_dict(),
             "epochs": number + 1,
         }
-        torch.save(saved, checkpoint.with_suffix(".part"))
+        torch.save(state, checkpoint.with_suffix(".part"))
         checkpoint.with_suffix(".part").rename(checkpoint)
-        print(f"epoch {number + 1}  loss {loss:.3f}  {trainer.recall()}", flush=True)
-    trainer.write(tokenizer, args.folder)
+        recall = trainer.recall(trainer.dev_features())
+        print(f"epoch {number + 1}  loss {loss:.3f}  {recall}", flush=True)
+    trainer.blend(start, trainer.state(), args.share)
+    print(f"share {args.share}  {trainer.recall(trainer.dev_features())}", flush=True)
+    tower = trainer.tower()
+    trainer.fit_head(pooled_features(tower, args.data, "train", args.size))
+    dev = pooled_features(tower, args.data, "dev", args.size)
+    print(f"size {args.size}  {trainer.recall(dev)}", flush=True)
+    trainer.write(tokenizer, args.folder, args.size)
 
 
 if __name__ == "__main__":

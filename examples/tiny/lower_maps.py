@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from data import Photo, coco, flickr8k, load_pixels
 from safetensors.torch import save_file
+from timm.models.efficientnet import EfficientNet
 from torch import Tensor
 from tower_top import folded, lower_stages, upper_stages
 from towers import efficientnet_lite, normalise
@@ -22,11 +23,22 @@ def photos(data: Path, split: str) -> list[Photo]:
     return flickr8k(data, split) + coco(data, split)
 
 
-def batches(data: Path, split: str) -> Iterator[Tensor]:
-    """All photos of a split, squashed: uint8 (B, 3, SIZE, SIZE)."""
+def batches(data: Path, split: str, size: int = SIZE) -> Iterator[Tensor]:
+    """All photos of a split, squashed: uint8 (B, 3, size, size)."""
     paths = [photo.path for photo in photos(data, split)]
     for start in range(0, len(paths), BATCH):
-        yield torch.stack([load_pixels(path, SIZE) for path in paths[start : start + BATCH]])
+        yield torch.stack([load_pixels(path, size) for path in paths[start : start + BATCH]])
+
+
+@torch.no_grad()
+def pooled_features(tower: EfficientNet, data: Path, split: str, size: int) -> Tensor:
+    """Features (n, 1280) of all photos of a split as a tower sees them at a size."""
+    model, found = folded(tower).to(memory_format=torch.channels_last), []
+    for pixels in batches(data, split, size):
+        images = normalise(pixels).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(upper_stages(model, lower_stages(model, images)).float())
+    return torch.cat(found)
 
 
 @torch.no_grad()
