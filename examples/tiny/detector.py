@@ -1,12 +1,13 @@
-"""Trains the small DETR on YOLOv3-tiny's labels of Flickr8k and on true boxes of half coco128.
+"""Trains the small DETR on YOLOv3-tiny's labels of photos and on true boxes of half coco128.
 
 The backbone, EfficientNet-Lite0, stays frozen, so that the transformer trains on cached feature
-maps. Flickr8k lacks most of COCO's 80 kinds of object, so the coco128 photos are cropped in many
-ways, and objects of theirs, or that the ImageNet classifier implies, are pasted into other photos
-as pieces of map.
+maps. Flickr8k lacks most of COCO's 80 kinds of object, and the teacher misses many in COCO, so the
+coco128 photos are cropped in many ways, and objects of theirs, or that the ImageNet classifier
+implies, are pasted into other photos as pieces of map.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from data import COCO_NAMES, Photo, coco128, coco_boxes, squashed
 from features import extract
 from imagenet import ImpliedObjects
 from pseudo_labels import load_labels
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from towers import EFFICIENTNET, IMAGE_SIZE, efficientnet_lite0
 from training import Budget, Checkpoint, set_rate, training_parser
@@ -23,7 +25,7 @@ from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor,
 
 GRID = 8
 QUERIES = 20
-SHARE_OF_COCO = 0.25
+SHARE_OF_CROPS = 0.25
 TEACHER_SCORE = 0.2
 CROPS = 16  # of each coco128 photo
 
@@ -119,11 +121,13 @@ def coco_crops(data: Path, out: Path, device: str) -> LabelledMaps:
     return LabelledMaps(plain, mirror, [boxes for _, boxes in crops])
 
 
-def taught_photos(out: Path) -> LabelledMaps:
-    """Flickr8k with the teacher's labels."""
-    taught = load_labels(out / "train_teacher.npz")
+def taught_photos(out: Path, group: str) -> LabelledMaps:
+    """The photos of a group, `train` (Flickr8k) or `coco`, with the teacher's labels."""
+    taught = load_labels(out / f"{group}_teacher.npz")
     confident = [rows[rows[:, 1] >= TEACHER_SCORE][:, [0, 2, 3, 4, 5]] for rows in taught]
-    plain, mirrored = (np.load(out / f"train{kind}.npy") for kind in ("", "_mirrored"))
+    plain, mirrored = (
+        np.load(out / f"{group}{kind}.npy", mmap_mode="r") for kind in ("", "_mirrored")
+    )
     return LabelledMaps(plain, mirrored, confident)
 
 
@@ -150,8 +154,8 @@ def paste(
 
 
 def draw_batch(
-    flickr: LabelledMaps,
-    coco: LabelledMaps,
+    taught: Sequence[LabelledMaps],
+    crops: LabelledMaps,
     implied: ImpliedObjects,
     size: int,
     random: np.random.RandomState,
@@ -159,9 +163,10 @@ def draw_batch(
     """Maps and labels as DETR's loss takes them."""
     examples = []
     for _ in range(size):
-        example = (coco if random.uniform() < SHARE_OF_COCO else flickr).draw(random)
+        photos = taught[random.randint(len(taught))]
+        example = (crops if random.uniform() < SHARE_OF_CROPS else photos).draw(random)
         while random.uniform() < 0.5 and len(example[1]) < QUERIES:
-            source = coco if random.uniform() < 0.5 else implied
+            source = crops if random.uniform() < 0.5 else implied
             example = paste(example, source.draw(random), random)
         examples.append(example)
     labels = [
@@ -187,10 +192,16 @@ def export(model: DetrForObjectDetection, folder: Path) -> None:
 def main() -> None:
     parser = training_parser(__doc__, minutes=20.0, batch=64, rate=6e-4)
     parser.add_argument("--folder", type=Path, required=True, help="where the model is written")
+    parser.add_argument("--start", type=Path, help="a detector's folder to begin from")
     args = parser.parse_args()
-    flickr, coco = taught_photos(args.out), coco_crops(args.data, args.out, args.device)
-    implied = ImpliedObjects(flickr.views[0])
-    model = build_detector().to(args.device).train()
+    taught = [taught_photos(args.out, group) for group in ("train", "coco")]
+    crops = coco_crops(args.data, args.out, args.device)
+    implied = ImpliedObjects(taught[0].views[0])
+    model = build_detector()
+    if args.start:
+        weights = load_file(args.start / "model.safetensors")
+        model.load_state_dict({name: value.float() for name, value in weights.items()})
+    model = model.to(args.device).train()
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, weight_decay=1e-4)
     parts = {"model": model, "optimizer": optimizer}
@@ -198,7 +209,7 @@ def main() -> None:
     random, budget = np.random.RandomState(checkpoint.step), Budget(args.minutes)
     for step in checkpoint.steps(budget):
         set_rate(optimizer, args.rate * budget.rate(step, 100, 0.3))
-        maps, labels = draw_batch(flickr, coco, implied, args.batch, random)
+        maps, labels = draw_batch(taught, crops, implied, args.batch, random)
         labels = [{k: v.to(args.device) for k, v in row.items()} for row in labels]
         cells = model.model.input_projection(maps.to(args.device)).flatten(2).transpose(1, 2)
         loss = model(None, inputs_embeds=cells, labels=labels).loss

