@@ -90,7 +90,8 @@ def main() -> None:
     arguments = parser.parse_args()
     scales: dict[str, np.ndarray] = {}
     with Artifact(arguments.captioner, "train") as artifact:
-        columns = {name: artifact.column(name) for name in STAGES["train"].columns}
+        stored = [name for name in STAGES["train"].columns if name in artifact]
+        columns = {name: artifact.column(name) for name in stored}
         # Nothing at run time reads the texts themselves, which would be 2 MB.
         columns["support_captions"] = [""] * len(columns["support_captions"])
         columns["support"], scales["support"] = in_levels(np.asarray(columns["support"]))
