@@ -251,7 +251,8 @@ def test_the_example_calibrates_the_shipped_captioner(tmp_path: Path, photos: li
         lines += [f"t{row}.jpg,train,{text}" for row in range(4) for text in texts]
         (folder / "captions.csv").write_text("\n".join(lines) + "\n")
     target = tmp_path / "calibrated.h5"
-    command = [sys.executable, str(EXAMPLES / "calibrate.py"), str(tmp_path), "--output", target]
+    command = [sys.executable, str(EXAMPLES / "calibrate.py"), "--data", str(tmp_path)]
+    command += ["--output", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "| confidence | captions | mean confidence | main noun in a reference |" in done.stdout

@@ -239,7 +239,8 @@ class TestCache:
     ) -> None:
         clip = load_clip(resolve(EncodeSettings, TINY), CPU, torch.float32)
         detector = load_detector(resolve(DetectSettings, TINY), CPU, torch.float32)
-        for module, side in ((_ImageTower(clip.model), 224), (_Found(detector.model), 256)):
+        tower, found = _ImageTower(clip.model), _Found(detector.model)
+        for module, side in ((tower, clip.image_size), (found, 256)):
             pixels = some_pixels(3, side)
             answers = []
             for _ in range(2):

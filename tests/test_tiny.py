@@ -68,7 +68,8 @@ def test_the_dual_encoder_without_norms_answers_as_open_clip_does() -> None:
     clip = load_clip(EncodeSettings("preset:tiny/clip"), torch.device("cpu"), torch.float32)
     folder = f"local-dir:{FOLDER / 'tiny' / 'clip'}"
     model, _, _ = open_clip.create_model_and_transforms(folder)
-    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    side = clip.image_size
+    pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = model.eval().encode_image(pixels, normalize=True)
     assert torch.allclose(clip.encode_images(pixels), wanted, atol=1e-5)

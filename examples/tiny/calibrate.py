@@ -128,7 +128,7 @@ def auc(confidence: np.ndarray, right: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder with flickr8k/ and coco/")
+    parser.add_argument("--data", type=Path, required=True, help="folder with flickr8k/ and coco/")
     parser.add_argument("--captioner", type=Path, default=SHIPPED, help="if not the shipped one")
     parser.add_argument("--output", type=Path, required=True, help="the calibrated captioner")
     arguments = parser.parse_args()

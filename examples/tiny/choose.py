@@ -20,6 +20,7 @@ from syntic_cli.presets import load_preset, resolve
 from syntic_cli.settings import CaptionSettings
 
 CHANGES: dict[str, tuple[float, ...]] = {
+    "mirror": (True, False),
     "temperature": (0.012, 0.016, 0.022, 0.027, 0.033),
     "repetition": (0.0, 0.5, 1.0, 1.5),
     "length_penalty": (0.7, 1.0, 1.3, 1.6),

@@ -61,6 +61,9 @@ def write_compressed(source: h5py.File, target: h5py.File, scales: dict[str, np.
         if isinstance(item, h5py.Group):
             target.require_group(name)
             return
+        if item.shape == ():
+            target.create_dataset(name, data=item[()])
+            return
         values = item[:]
         made = target.create_dataset(
             name,
