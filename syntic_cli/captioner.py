@@ -29,6 +29,7 @@ from .passes import READERS, Mapper, Waits, compute_rows, cut_batches, read_ahea
 from .photos import preparing, read_photo
 from .presets import SHIPPED, SHIPPED_PRESET, load_preset, resolve
 from .settings import CLIPRE, DECODER, CaptionSettings, DetectSettings, EncodeSettings
+from .wording import SIGNALS, Texts, Wording, Written
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from .baselines import Baseline
     from .method.calibration import Calibration
+    from .method.consensus import Consensus
     from .method.decoder import Decoder
     from .method.repetition import Repetition
     from .method.retrieval import Retriever
@@ -51,10 +53,7 @@ SAME_FEATURE = 0.99
 PROBED_TEXTS = 8
 NOT_FINITE = "the models' numbers for it are not finite; is --temperature or --dtype to blame?"
 CALIBRATION = "calibration"
-# What a calibration goes by, of a caption: its log-probability a token, that of its first tokens,
-# among which the main noun often is, and the cosine of its text feature to the photo's.
-SIGNALS = ("log_probability", "beginning", "cosine")
-BEGINNING = 4
+CONSENSUS = "consensus"
 
 
 @dataclass(frozen=True)
@@ -64,16 +63,6 @@ class _Photo:
     pixels: Tensor
     detector_pixels: Tensor | None
     note: str
-
-
-@dataclass(frozen=True)
-class _Written:
-    """Captions with their log-probabilities in nats, and what a calibration goes by, (N, S), where
-    it is asked for."""
-
-    captions: list[str]
-    log_probabilities: list[float]
-    signals: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -93,14 +82,13 @@ class Captioner:
         clip: Clip,
         detector: Detector | None,
         decoder: Decoder,
-        tokenizer: Any,
+        wording: Wording,
         *,
         support: Tensor | None,
         temperature: float,
         names: Tensor,
         vocabulary: list[str],
-        settings: CaptionSettings,
-        repetition: Repetition | None,
+        mirror: bool,
         object_tags: bool,
         retriever: Retriever | None,
         baseline: Baseline | None,
@@ -109,9 +97,9 @@ class Captioner:
         from .models.loading import FittingBatch
 
         self._clip, self._detector, self._decoder = clip, detector, decoder
-        self._tokenizer, self._support, self._temperature = tokenizer, support, temperature
-        self._names, self.vocabulary, self._settings = names, vocabulary, settings
-        self._repetition = repetition
+        self._wording = wording
+        self._support, self._temperature = support, temperature
+        self._names, self.vocabulary, self._mirror = names, vocabulary, mirror
         self._object_tags, self._retriever = object_tags, retriever
         self._baseline = baseline
         self._calibration, self._with_signals = calibration, calibration is not None
@@ -206,24 +194,45 @@ class Captioner:
         texts: Sequence[str] = []
         retrieves = speaks and "words" in artifact
         chooses = settings.decoding == CLIPRE
-        if retrieves or chooses or (speaks and artifact.attribute("projection", bool)):
-            said, texts = _support(artifact, support, with_texts=retrieves or chooses)
+        projects = artifact.attribute("projection", bool)
+        agrees = speaks and settings.consensus > 0
+        if agrees and not (projects or retrieves):
+            raise SynticError(
+                f"--consensus {settings.consensus}: {artifact.path} keeps no support set, in whose "
+                "texts a consensus could be sought; give --consensus 0"
+            )
+        if retrieves or chooses or (speaks and projects):
+            counts = agrees and (support is not None or not artifact.group(CONSENSUS))
+            said, texts = _support(artifact, support, with_texts=retrieves or chooses or counts)
             keys = torch.from_numpy(said).float().to(where)
         if keys is not None and retrieves:
             retriever = _retriever(artifact, keys, texts)
             words = torch.from_numpy(artifact.numbers("word_features")).float().to(where)
             names += [words, retriever.support]
+        tokenizer = from_bytes(artifact.numbers("tokenizer"))
+        temperature = artifact.attribute("projection_temperature", float)
+        agreeing = None
+        if agrees and keys is not None:
+            consensus = _load_consensus(artifact, texts, tokenizer, where)
+            agreeing = Texts(keys, consensus, temperature)
+        wording = Wording(
+            decoder,
+            tokenizer,
+            dual_encoder,
+            settings,
+            repetition=_load_repetition(artifact, settings.repetition, where),
+            texts=agreeing,
+        )
         return Captioner(
             dual_encoder,
             finder,
             decoder,
-            from_bytes(artifact.numbers("tokenizer")),
-            support=keys if artifact.attribute("projection", bool) else None,
-            temperature=settings.temperature or artifact.attribute("projection_temperature", float),
+            wording,
+            support=keys if projects else None,
+            temperature=settings.temperature or temperature,
             names=torch.cat(names),
             vocabulary=finder.vocabulary if finder else vocabulary,
-            settings=settings,
-            repetition=_load_repetition(artifact, settings.repetition, where),
+            mirror=settings.mirror,
             object_tags=bool(tags),
             retriever=retriever,
             baseline=load_baseline(settings, dual_encoder, keys, texts),
@@ -242,6 +251,11 @@ class Captioner:
     def runtime(self) -> str:
         """What runs the dual encoder: torch, or OpenVINO."""
         return self._clip.runtime
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The names of what a calibration can go by."""
+        return self._wording.signals
 
     def caption(self, photos: Sequence[str | Path], *, batch_size: int = 32) -> list[Caption]:
         """Caption photos, in their order.
@@ -264,20 +278,20 @@ class Captioner:
             photos, batch_size: as for `caption`.
 
         Returns:
-            The captions; `SIGNALS` of each, (N, S), not a number for a photo that failed.
+            The captions; the `signals` of each, (N, S), not a number for a photo that failed.
         """
         before, self._with_signals = self._with_signals, True
         try:
             results = list(self._describe_all(photos, batch_size))
         finally:
             self._with_signals = before
-        unknown = np.full(len(SIGNALS), np.nan)
+        unknown = np.full(len(self.signals), np.nan)
         signals = [getattr(result, "signals", unknown) for result in results]
         captions = [
             self._as_caption(path_text(photo), result)
             for photo, result in zip(photos, results, strict=True)
         ]
-        return captions, np.array(signals).reshape(-1, len(SIGNALS))
+        return captions, np.array(signals).reshape(-1, len(self.signals))
 
     def _describe_all(
         self, photos: Sequence[str | Path], batch_size: int
@@ -351,9 +365,9 @@ class Captioner:
             )
         images = torch.cat(features).to(device)
         if self._baseline is not None:
-            written = _Written(*self._baseline(images), None)
+            written = Written(*self._baseline(images), None)
         else:
-            written = self._write(self._prefix(images, objects), images)
+            written = self._write(images, objects, with_signals=self._with_signals)
         notes = [photo.note for photo in photos]
         signals = [None] * len(photos) if written.signals is None else list(written.signals)
         rows = (written.captions, written.log_probabilities, objects, notes, signals)
@@ -365,87 +379,35 @@ class Captioner:
             for one in described
         ]
 
-    def _prefix(self, images: Tensor, objects: Sequence[Objects]) -> Tensor:
-        """[p; a], (N, P, width), of features, (N, d), and objects  (SynTIC, equations 3 to 5)."""
+    def _write(self, images: Tensor, objects: Sequence[Objects], *, with_signals: bool) -> Written:
+        """The captions of features, (N, d), and objects  (SynTIC, equations 3 to 6)."""
         import torch
 
         from .method.projection import project
 
-        prefixes = images
+        projected = images
         if self._support is not None:
-            prefixes = project(images, self._support, self._temperature)
+            projected = project(images, self._support, self._temperature)
         with torch.no_grad():
             tags, present = self._tags(objects, images)
-            return self._decoder.embed_prefix(prefixes, images, tags, present)
+
+            def embed(features: Tensor) -> Tensor:
+                each = [
+                    one.repeat_interleave(features.shape[1], dim=0)
+                    for one in (images, tags, present)
+                ]
+                return self._decoder.embed_prefix(features.flatten(0, 1), *each)
+
+            return self._wording.write(projected, embed, images, with_signals=with_signals)
 
     def _features(self, pixels: Tensor) -> Tensor:
         """v, (N, d); with `mirror`, the direction between a photo's and its mirror image's."""
         import torch.nn.functional as F
 
         features = self._clip.encode_images(pixels)
-        if self._settings.mirror:
+        if self._mirror:
             features = F.normalize(features + self._clip.encode_images(pixels.flip(-1)), dim=-1)
         return features
-
-    def _write(self, prefix: Tensor, images: Tensor) -> _Written:
-        """The best caption of each prefix, (N, P, width).
-
-        With `rerank`, the cosine of a caption's text feature to the photo's, (N, d), has a say.
-        """
-        from .method.search import beam_candidates
-        from .tokenizer import decode_captions, end_token
-
-        settings = self._settings
-        candidates = beam_candidates(
-            self._decoder,
-            prefix,
-            end=end_token(self._tokenizer),
-            beam=settings.beam,
-            max_length=min(settings.max_length, self._decoder.config.max_length),
-            length_penalty=settings.length_penalty,
-            repetition=self._repetition,
-        )
-        ranks = candidates.ranks
-        cosines = None
-        if settings.rerank and settings.beam > 1:
-            texts = decode_captions(self._tokenizer, candidates.tokens.flatten(0, 1).cpu().numpy())
-            cosines = self._cosines(texts, images)
-            ranks = ranks + settings.rerank * cosines
-        best = ranks.argmax(dim=1)
-        tokens, log_probabilities = candidates.take(best)
-        captions = decode_captions(self._tokenizer, tokens.cpu().numpy())
-        signals = None
-        if self._with_signals:
-            own = (
-                self._cosines(captions, images).squeeze(1)
-                if cosines is None
-                else cosines.gather(1, best[:, None]).squeeze(1)
-            )
-            signals = self._signals(prefix, tokens, log_probabilities, own)
-        return _Written(captions, log_probabilities.tolist(), signals)
-
-    def _cosines(self, texts: Sequence[str], images: Tensor) -> Tensor:
-        """The cosine of each text to its photo's feature, (N, T), T texts a photo."""
-        features = self._clip.encode_texts(texts).to(images.device)
-        return (features.view(len(images), -1, images.shape[1]) * images[:, None]).sum(dim=-1)
-
-    def _signals(
-        self, prefix: Tensor, tokens: Tensor, log_probabilities: Tensor, cosines: Tensor
-    ) -> np.ndarray:
-        """`SIGNALS` of captions, (N, S), from their tokens, (N, L), and what is known of them."""
-        import torch
-
-        from .tokenizer import end_token
-
-        # The token that ends a caption counts as one of its own; one that is cut has none.
-        lengths = (tokens != end_token(self._tokenizer)).sum(dim=1) + 1
-        lengths = lengths.clamp(max=tokens.shape[1])
-        first = tokens[:, :BEGINNING]
-        with torch.no_grad():
-            likely = self._decoder(prefix, first[:, :-1]).float().log_softmax(dim=-1)
-        there = torch.arange(first.shape[1], device=first.device) < lengths[:, None]
-        beginning = (likely.gather(-1, first[..., None]).squeeze(-1) * there).sum(dim=1)
-        return torch.stack([log_probabilities / lengths, beginning, cosines], dim=1).cpu().numpy()
 
     def _tags(self, objects: Sequence[Objects], images: Tensor) -> tuple[Tensor, Tensor]:
         """T, (N, K, d) with K ≥ 1, and which tags are there, (N, K)."""
@@ -476,7 +438,10 @@ class Captioner:
         """How likely the caption's main noun is right; not a number where that is not known."""
         if result is None or result.signals is None or self._calibration is None:
             return float("nan")
-        return float(self._calibration.confidence(result.signals[None])[0])
+        if not set(self._calibration.signals) <= set(self.signals):
+            return float("nan")
+        columns = [self.signals.index(name) for name in self._calibration.signals]
+        return float(self._calibration.confidence(result.signals[None, columns])[0])
 
     def _as_caption(self, path: str, result: _Described | SynticError) -> Caption:
         if isinstance(result, SynticError):
@@ -590,6 +555,33 @@ def _load_repetition(artifact: Artifact, weight: float, device: torch.device) ->
     return make_repetition(family.long(), share, weight)
 
 
+def _load_consensus(
+    artifact: Artifact, texts: Sequence[str], tokenizer: Any, device: torch.device
+) -> Consensus:
+    """The n-grams of the support set: those of its texts where these are given, else the stored.
+
+    Raises:
+        MissingError: where there are neither.
+    """
+    import torch
+
+    from .method.consensus import Consensus, learn_consensus
+    from .tokenizer import encode_captions
+
+    if any(texts):
+        most = int(_decoder_config(artifact)["max_length"])
+        learnt = learn_consensus(*encode_captions(tokenizer, texts, most)[:2])
+        counted = {name: value.numpy() for name, value in vars(learnt).items()}
+    else:
+        counted = artifact.group(CONSENSUS)
+    if not counted:
+        raise MissingError(
+            f"{artifact.path}: keeps no texts of a support set, in which a consensus could be "
+            "sought; give --support features.h5, or --consensus 0"
+        )
+    return Consensus(**{n: torch.from_numpy(value).to(device) for n, value in counted.items()})
+
+
 def _load_calibration(artifact: Artifact) -> Calibration | None:
     """How sure the captioner is, where it has been calibrated.
 
@@ -601,13 +593,14 @@ def _load_calibration(artifact: Artifact) -> Calibration | None:
     learnt = artifact.group(CALIBRATION)
     if not learnt:
         return None
-    if set(learnt) != {*SIGNALS, "bias"} or any(value.ndim for value in learnt.values()):
+    signals = tuple(name for name in SIGNALS if name in learnt)
+    if set(learnt) != {*signals, "bias"} or any(value.ndim for value in learnt.values()):
         raise DamagedError(
             f"{artifact.path}: its calibration goes by what this syntic does not know "
             f"({', '.join(sorted(learnt))}); upgrade syntic, or calibrate it again"
         )
-    weights = np.array([float(learnt[name]) for name in SIGNALS])
-    return Calibration(SIGNALS, weights, float(learnt["bias"]))
+    weights = np.array([float(learnt[name]) for name in signals])
+    return Calibration(signals, weights, float(learnt["bias"]))
 
 
 def write_calibrated(source: str | Path, calibration: Calibration, target: str | Path) -> None:

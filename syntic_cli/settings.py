@@ -355,6 +355,9 @@ class CaptionSettings:
     log-probability a token, where the beam's captions are ranked; 0 is the paper's method.
     repetition is the weight of what a caption pays for a word that it has already: the logarithm
     of how often the training texts repeat theirs; 0 is the paper's method.
+    consensus is how many of the support set's nearest texts are asked: of the beam's captions, and
+    of what the decoder makes of the very nearest texts, the one is taken that agrees best with them
+    (Devlin et al., 2015), by CIDEr and with equation 3's weights; 0 is the paper's method.
     mirror averages a photo's feature with that of its mirror image.
 
     decoding lets others speak in the place of the trained decoder, for comparison; of the captioner
@@ -375,6 +378,13 @@ class CaptionSettings:
     repetition: Annotated[
         float, Option("Weight of the charge for a word that is there already.", NOT_NEGATIVE)
     ] = 0.0
+    consensus: Annotated[
+        int,
+        Option(
+            "Take the caption that agrees best with so many nearest texts; 0: the likeliest.",
+            up_to(10_000, least=0),
+        ),
+    ] = 0
     mirror: Annotated[
         bool, Option("Look at each photo mirrored, too.", names=("--mirror/--no-mirror",))
     ] = False

@@ -18,7 +18,7 @@ from PIL import Image
 
 from syntic_cli import Captioner
 from syntic_cli.artifacts.reading import Artifact
-from syntic_cli.captioner import SIGNALS, write_calibrated
+from syntic_cli.captioner import write_calibrated
 from syntic_cli.errors import DamagedError
 from syntic_cli.method.calibration import (
     PRIOR,
@@ -29,6 +29,7 @@ from syntic_cli.method.calibration import (
 )
 from syntic_cli.presets import load_preset, resolve
 from syntic_cli.settings import CaptionSettings
+from syntic_cli.wording import SIGNALS
 
 from .conftest import RunCli
 
@@ -108,7 +109,7 @@ def calibrated(
     captioner = Captioner.load(finished / "captioner.h5", settings=settings())
     _, signals = captioner.caption_with_signals(photos)
     right = np.array([True, False, True, True, False])
-    write_calibrated(finished / "captioner.h5", fit_platt(signals, right, SIGNALS), path)
+    write_calibrated(finished / "captioner.h5", fit_platt(signals, right, captioner.signals), path)
     return path
 
 
@@ -118,16 +119,18 @@ def settings(**values: object) -> CaptionSettings:
 
 class TestCaptioner:
     def test_signals_are_what_they_say(self, finished: Path, photos: list[Path]) -> None:
-        for rerank in (0.0, 2.0):
+        for rerank, consensus in ((0.0, 0), (2.0, 0), (0.0, 5), (0.5, 5)):
             captioner = Captioner.load(
-                finished / "captioner.h5", settings=settings(rerank=rerank), openvino=False
+                finished / "captioner.h5",
+                settings=settings(rerank=rerank, consensus=consensus),
+                openvino=False,
             )
             plain = captioner.caption(photos)
             captions, signals = captioner.caption_with_signals([*photos, Path("none.jpg")])
             assert captions[:-1] == plain
             assert captions[-1].error
             assert np.isnan(signals[-1]).all()
-            clip, tokenizer = captioner._clip, captioner._tokenizer
+            clip, tokenizer = captioner._clip, captioner._wording._tokenizer
             for caption, photo, found in zip(captions, photos, signals, strict=False):
                 pixels = clip.preprocess(Image.open(photo).convert("RGB"))[None]
                 cosine = clip.encode_images(pixels) @ clip.encode_texts([caption.caption]).T
@@ -181,7 +184,7 @@ class TestCaptioner:
         with h5py.File(calibrated) as file:
             weights = {name: float(value[()]) for name, value in file["calibration"].items()}
         logits = weights["bias"] + sum(
-            signals[:, column] * weights[name] for column, name in enumerate(SIGNALS)
+            signals[:, column] * weights[name] for column, name in enumerate(captioner.signals)
         )
         assert found[:5] == pytest.approx(list(1 / (1 + np.exp(-logits))), abs=2e-3)
         assert found[5] is None
@@ -221,7 +224,7 @@ class TestCaptioner:
         before = (finished / "captioner.h5").read_bytes()
         prints = set()
         for bias in (5.0, -5.0):
-            write_calibrated(path, Calibration(SIGNALS, np.zeros(3), bias), path)
+            write_calibrated(path, Calibration(SIGNALS[:3], np.zeros(3), bias), path)
             (caption,) = Captioner.load(path).caption(photos[:1])
             assert caption.confidence == pytest.approx(1 / (1 + np.exp(-bias)), abs=1e-3)
             with Artifact(path, "train") as artifact:

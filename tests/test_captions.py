@@ -6,9 +6,11 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,7 +19,10 @@ from syntic_cli import Captioner
 from syntic_cli.artifacts.reading import Artifact
 from syntic_cli.artifacts.recipe import Recipe
 from syntic_cli.artifacts.shards import Draft
+from syntic_cli.artifacts.writing import write_artifact
 from syntic_cli.errors import ConflictError
+from syntic_cli.schema import STAGES
+from syntic_cli.settings import CaptionSettings
 
 from . import micro
 from .conftest import RunCli
@@ -292,6 +297,93 @@ class TestModels:
             assert library.get_verbosity() == before[1]
         finally:
             root.setLevel(before[0])
+
+
+class TestConsensus:
+    def test_takes_the_caption_that_agrees_best(self, finished: Path, photos: list[Path]) -> None:
+        import torch
+
+        from syntic_cli.method.consensus import learn_consensus
+        from syntic_cli.tokenizer import encode_captions, from_bytes
+
+        with Artifact(finished / "captioner.h5") as artifact:
+            support = artifact.numbers("support")
+            tokenizer = from_bytes(artifact.numbers("tokenizer"))
+            texts = artifact.texts("support_captions")
+            temperature = artifact.attribute("projection_temperature", float)
+        consensus = learn_consensus(*encode_captions(tokenizer, texts, 100)[:2])
+        usual = CaptionSettings(beam=3, max_length=12)
+        asking = Captioner.load(
+            finished / "captioner.h5", settings=replace(usual, consensus=20), openvino=False
+        )
+        plain = Captioner.load(finished / "captioner.h5", settings=usual, openvino=False)
+        chosen, signals = asking.caption_with_signals(photos)
+        assert asking.signals[3] == "agreement"
+        assert plain.signals == asking.signals[:3]
+        different = 0
+        for photo, one, other, found in zip(
+            photos, chosen, plain.caption(photos), signals, strict=True
+        ):
+            pixels = asking._clip.preprocess(Image.open(photo).convert("RGB"))[None]
+            cosines = (asking._clip.encode_images(pixels).numpy() @ support.T)[0]
+            near = np.argsort(-cosines)[:20]
+            shares = np.exp((cosines[near] - cosines[near[0]]) / temperature)
+            tokens = np.full((1, 2, 30), tokenizer.token_to_id("<|endoftext|>"))
+            for place, caption in enumerate((one, other)):
+                ids = tokenizer.encode(caption.caption).ids
+                tokens[0, place, : len(ids)] = ids
+            agreement = consensus.agreement(
+                torch.from_numpy(tokens),
+                tokens[0, 0, -1],
+                torch.from_numpy(near)[None],
+                torch.from_numpy(shares / shares.sum()).float()[None],
+            )[0].tolist()
+            assert found[3] == pytest.approx(agreement[0], abs=1e-3)
+            assert agreement[0] >= agreement[1] - 1e-4
+            different += one.caption != other.caption
+        assert different
+
+    def test_asks_the_texts_of_another_support_set(
+        self, run: Path, finished: Path, photos: list[Path], run_cli: RunCli
+    ) -> None:
+        """The captioner's own set once more, whose n-grams are then counted anew."""
+        command = ("caption", *photos, "-w", run, "--consensus", 20, "-f", "jsonl", "--force")
+        stored = rows(run_cli(*command))
+        given = rows(run_cli(*command, "--support", finished / "features.h5"))
+        assert [row["caption"] for row in given] == [row["caption"] for row in stored]
+
+    def test_a_captioner_of_before_counts_its_texts(
+        self, run: Path, photos: list[Path], run_cli: RunCli
+    ) -> None:
+        command = ("caption", *photos, "-w", run, "--consensus", 20, "-f", "jsonl", "--force")
+        stored = rows(run_cli(*command))
+        with h5py.File(run / "captioner.h5", "r+") as file:
+            del file["consensus"]
+        assert rows(run_cli(*command)) == stored
+        with Artifact(run / "captioner.h5") as artifact:
+            columns = {n: artifact.column(n) for n in STAGES["train"].columns if n in artifact}
+            columns["support_captions"] = [""] * len(columns["support_captions"])
+            groups = {name: artifact.group(name) for name in ("decoder", "repetition")}
+            kept = ("decoder_config", "projection_temperature", "projection")
+            attributes = {name: artifact.attributes[name] for name in kept}
+            recipe = artifact.recipe
+        (run / "captioner.h5").unlink()
+        write_artifact(run / "captioner.h5", recipe, columns, groups=groups, attributes=attributes)
+        message = refused(run_cli(*command))
+        assert "keeps no texts of a support set" in message
+        assert "give --support features.h5, or --consensus 0" in message
+
+    def test_needs_a_support_set(
+        self, finished: Path, photos: list[Path], run_cli: RunCli, tmp_path: Path
+    ) -> None:
+        bare = tmp_path / "bare.h5"
+        made = run_cli("train", "--no-projection", "-w", finished, "-o", bare)
+        assert made.exit_code == 0, made.stderr
+        command = ("caption", photos[0], "--captioner", bare, "-w", finished)
+        output = ("-o", tmp_path / "c.h5")
+        message = refused(run_cli(*command, *output, "--consensus", 20))
+        assert "keeps no support set" in message
+        assert run_cli(*command, *output).exit_code == 0
 
 
 class TestPrecision:

@@ -10,11 +10,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from syntic_cli.method.consensus import FEWEST_TEXTS, ORDERS, learn_consensus
 from syntic_cli.method.decoder import Decoder, DecoderConfig, ObjectAttention
 from syntic_cli.method.projection import nearest, project
 from syntic_cli.method.refinement import contrastive_loss, partition, refine, refine_batch
 from syntic_cli.method.repetition import Repetition, learn_repetition, make_repetition
-from syntic_cli.method.search import beam_candidates, beam_search, greedy
+from syntic_cli.method.search import (
+    beam_candidates,
+    beam_search,
+    greedy,
+    token_log_probabilities,
+)
 from syntic_cli.method.training import (
     Pairs,
     caption_loss,
@@ -366,6 +372,98 @@ class TestSearch:
             beam_search(decoder, row[None], end=END, beam=3, max_length=20)[0] for row in prefix
         ]
         assert torch.equal(whole, torch.cat(alone))
+
+
+class TestLogProbabilities:
+    @pytest.mark.parametrize("beam", [1, 3])
+    def test_are_those_that_the_search_found(self, half_trained: HalfTrained, beam: int) -> None:
+        decoder, prefix = half_trained
+        for length in (2, 20):
+            tokens, totals = beam_search(decoder, prefix, end=END, beam=beam, max_length=length)
+            with torch.no_grad():
+                each = token_log_probabilities(decoder, prefix, tokens, END)
+            assert each.shape == tokens.shape
+            assert torch.allclose(each.sum(dim=1), totals, atol=1e-4)
+            behind = (tokens == END).cumsum(dim=1) > 1
+            assert (each[behind] == 0).all()
+            assert (each[~behind] < 0).all()
+
+
+class TestConsensus:
+    """CIDEr of captions to the nearest texts, against a version written from its paper."""
+
+    END = 9
+
+    @staticmethod
+    def vector(text: list[int], order: int, texts: list[list[int]]) -> dict[tuple[int, ...], float]:
+        """The n-grams of a text, by how often they are there and how few texts have them."""
+
+        def grams(words: list[int]) -> list[tuple[int, ...]]:
+            return [tuple(words[at : at + order]) for at in range(len(words) - order + 1)]
+
+        return {
+            gram: grams(text).count(gram)
+            * np.log(len(texts) / max(1, sum(gram in grams(other) for other in texts)))
+            for gram in set(grams(text))
+        }
+
+    def cider(self, one: list[int], other: list[int], texts: list[list[int]]) -> float:
+        total = 0.0
+        for order in range(1, ORDERS + 1):
+            mine, theirs = (self.vector(text, order, texts) for text in (one, other))
+            # What few texts have is left out of what captions can share with them.
+            product = sum(
+                weight * theirs.get(gram, 0.0)
+                for gram, weight in mine.items()
+                if self.spread(gram, texts) >= FEWEST_TEXTS
+            )
+            sizes = [np.sqrt(sum(w * w for w in each.values())) for each in (mine, theirs)]
+            total += product / np.prod(sizes) if np.prod(sizes) else 0.0
+        return 10 * total / ORDERS
+
+    @staticmethod
+    def spread(gram: tuple[int, ...], texts: list[list[int]]) -> int:
+        length = len(gram)
+        return sum(
+            any(tuple(text[at : at + length]) == gram for at in range(len(text) - length + 1))
+            for text in texts
+        )
+
+    def test_is_the_mean_cider_to_the_nearest_texts(self) -> None:
+        random = np.random.default_rng(0)
+        texts = [random.integers(0, 6, size=random.integers(1, 9)).tolist() for _ in range(60)]
+        texts[7] = []
+        tokens = np.concatenate([np.array(text, np.int32) for text in texts])
+        offsets = np.cumsum([0, *map(len, texts)])
+        consensus = learn_consensus(tokens, offsets)
+        # Token 7 is in no text.
+        captions = [[texts[3], texts[11], [1, 1, 1, 1]], [[0, 7, 2, 3], [], [5, 4, 3, 2, 1, 0, 0]]]
+        padded = np.full((2, 3, 12), self.END)
+        for photo, row in enumerate(captions):
+            for place, caption in enumerate(row):
+                padded[photo, place, : len(caption)] = caption
+        near = torch.from_numpy(random.permutation(60)[:40].reshape(2, 20))
+        near[0, 0] = 3
+        shares = torch.rand(2, 20).softmax(dim=1)
+        found = consensus.agreement(torch.from_numpy(padded), self.END, near, shares)
+        wanted = [
+            [
+                sum(
+                    share * self.cider(caption, texts[row], texts)
+                    for row, share in zip(near[photo].tolist(), shares[photo].tolist(), strict=True)
+                )
+                for caption in captions[photo]
+            ]
+            for photo in range(2)
+        ]
+        assert np.allclose(found.numpy(), wanted, atol=0.01)
+        assert found[0, 0] > found[0, 2]
+
+    def test_of_texts_that_have_nothing_in_common_there_is_none(self) -> None:
+        consensus = learn_consensus(np.arange(6, dtype=np.int32), np.array([0, 2, 4, 6]))
+        captions = torch.tensor([[[0, 1, 9], [9, 9, 9]]])
+        near, shares = torch.tensor([[0, 1, 2]]), torch.full((1, 3), 1 / 3)
+        assert consensus.agreement(captions, 9, near, shares).tolist() == [[0.0, 0.0]]
 
 
 def make_repetition_of(costs: torch.Tensor, families: dict[int, list[int]]) -> Repetition:

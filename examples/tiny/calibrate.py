@@ -15,7 +15,7 @@ import numpy as np
 from data import Photo, coco, flickr8k
 
 from syntic_cli import Captioner
-from syntic_cli.captioner import SIGNALS, write_calibrated
+from syntic_cli.captioner import write_calibrated
 from syntic_cli.method.calibration import Calibration, calibration_error, fit_platt, reliability
 from syntic_cli.presets import SHIPPED, load_preset, resolve
 from syntic_cli.settings import CaptionSettings
@@ -144,10 +144,10 @@ def main() -> None:
     nouns = learn_nouns(text for photo in training for text in photo.captions)
     right = are_right([caption.caption for caption in captions], photos, nouns)
     fitting = np.arange(len(photos)) % 2 == 0
-    calibration = fit_platt(signals[fitting], right[fitting], SIGNALS)
+    calibration = fit_platt(signals[fitting], right[fitting], captioner.signals)
     write_calibrated(arguments.captioner, calibration, arguments.output)
     judge(calibration, signals, right, ~fitting, sets)
-    shown = zip(SIGNALS, calibration.weights, strict=True)
+    shown = zip(captioner.signals, calibration.weights, strict=True)
     print(f"\n{arguments.output}: " + ", ".join(f"{name} {weight:+.2f}" for name, weight in shown))
 
 

@@ -17,7 +17,6 @@ from data import COCO_NAMES, Photo, coco128, coco_boxes, squashed
 from features import extract
 from imagenet import ImpliedObjects
 from pseudo_labels import load_labels
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from towers import EFFICIENTNET, IMAGE_SIZE, efficientnet_lite0
 from training import Budget, Checkpoint, set_rate, training_parser
@@ -199,8 +198,9 @@ def main() -> None:
     implied = ImpliedObjects(taught[0].views[0])
     model = build_detector()
     if args.start:
-        weights = load_file(args.start / "model.safetensors")
-        model.load_state_dict({name: value.float() for name, value in weights.items()})
+        # Its file has transformers' older names of the parameters, which its loader knows.
+        started = DetrForObjectDetection.from_pretrained(args.start, dtype=torch.float32)
+        model.load_state_dict(started.state_dict())
     model = model.to(args.device).train()
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, weight_decay=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .decoder import Decoder
@@ -169,6 +170,25 @@ def beam_candidates(
         sequences[:, :, position] = next_tokens.flatten(1).gather(1, best)
         cache.branch(parents)
     return found
+
+
+def token_log_probabilities(decoder: Decoder, prefix: Tensor, captions: Tensor, end: int) -> Tensor:
+    """The log-probability of each token of given captions, its end included; 0 behind it.
+
+    Args:
+        decoder: in evaluation mode.
+        prefix: (N, P, width).
+        captions: (N, L), filled up with `end`.
+        end: the token that ends a caption.
+
+    Returns:
+        (N, L), in nats.
+    """
+    ended = captions == end
+    there = ended.cumsum(dim=1) - ended.long() == 0
+    hidden = decoder.hidden(prefix, captions[:, :-1])[there]
+    own = -F.cross_entropy(decoder.head(hidden).float(), captions[there], reduction="none")
+    return own.new_zeros(captions.shape).masked_scatter(there, own)
 
 
 def _scores(logits: Tensor, written: Tensor, repetition: Repetition | None) -> Tensor:

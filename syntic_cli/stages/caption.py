@@ -190,6 +190,8 @@ def _chosen(settings: CaptionSettings) -> dict[str, Any]:
         chosen["language_model"] = identity(settings.language_model, revision)
     if settings.decoding == DECODER:
         del chosen["decoding"]
+    if not settings.consensus:
+        del chosen["consensus"]
     return chosen
 
 

@@ -19,7 +19,7 @@ from ..artifacts.workspace import open_input
 from ..errors import ConflictError, MissingError, StaleError, SynticError
 from ..schema import TRAIN
 from ..settings import Run, TrainSettings
-from ..tokenizer import to_bytes, word_marks
+from ..tokenizer import encode_captions, to_bytes, word_marks
 from ..training_data import TrainingData, read_training_data
 
 # Steps from which on a minute of compiling is repaid, a step being some milliseconds on a GPU.
@@ -96,6 +96,7 @@ def train(
                 "decoder": trained.parameters,
                 "history": trained.history,
                 "repetition": _repetition(data),
+                "consensus": _consensus(data, settings),
             },
             attributes={
                 "decoder_config": trained.config,
@@ -180,6 +181,16 @@ def _repetition(data: TrainingData) -> dict[str, np.ndarray]:
     marks = word_marks(data.tokenizer)
     family, share = learn_repetition(data.tokens, data.token_offsets, *marks)
     return {"family": family, "share": share}
+
+
+def _consensus(data: TrainingData, settings: TrainSettings) -> dict[str, np.ndarray]:
+    """The n-grams of the support set, for captions to be compared with; nothing without a set."""
+    from ..method.consensus import learn_consensus
+
+    if not data.support_captions:
+        return {}
+    encoded = encode_captions(data.tokenizer, data.support_captions, settings.max_length)
+    return {name: value.numpy() for name, value in vars(learn_consensus(*encoded[:2])).items()}
 
 
 @dataclass(frozen=True)
