@@ -54,6 +54,7 @@ PROBED_TEXTS = 8
 NOT_FINITE = "the models' numbers for it are not finite; is --temperature or --dtype to blame?"
 CALIBRATION = "calibration"
 CONSENSUS = "consensus"
+READ_OUT = "read_out"
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,8 @@ class Captioner:
         agreeing = None
         if agrees and keys is not None:
             consensus = _load_consensus(artifact, texts, tokenizer, where)
-            agreeing = Texts(keys, consensus, temperature)
+            read_out = None if support is not None else _load_read_out(artifact, where)
+            agreeing = Texts(keys, consensus, temperature, read_out)
         wording = Wording(
             decoder,
             tokenizer,
@@ -580,6 +582,14 @@ def _load_consensus(
             "sought; give --support features.h5, or --consensus 0"
         )
     return Consensus(**{n: torch.from_numpy(value).to(device) for n, value in counted.items()})
+
+
+def _load_read_out(artifact: Artifact, device: torch.device) -> Tensor | None:
+    """What the decoder makes of the features of the support set, where it has been kept."""
+    import torch
+
+    kept = artifact.group(READ_OUT)
+    return torch.from_numpy(kept["tokens"].astype(np.int32)).to(device) if kept else None
 
 
 def _load_calibration(artifact: Artifact) -> Calibration | None:

@@ -35,11 +35,16 @@ Embed = Callable[["Tensor"], "Tensor"]
 @dataclass(frozen=True)
 class Texts:
     """The support set as a consensus is sought in it: features, (S, d), n-grams, and τ of the
-    weights of the nearest texts."""
+    weights of the nearest texts.
+
+    read_out: what the decoder makes of each text's feature, (S, L) tokens, where that is known
+    beforehand; it can be for a decoder that sees nothing of the photo beside it.
+    """
 
     support: Tensor
     consensus: Consensus
     temperature: float
+    read_out: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -139,20 +144,30 @@ class Wording:
         import torch
 
         from .method.neighbours import k_nearest
-        from .method.search import greedy
 
         cosines, near = k_nearest(images, texts.support, self._settings.consensus)
-        nearest = texts.support[near[:, :READ_OUT]]
+        read = self._read_out(texts, near[:, :READ_OUT].long(), embed)
+        captions = torch.cat([written, read], dim=1)
+        shares = (cosines / texts.temperature).softmax(dim=1)
+        return captions, texts.consensus.agreement(captions, self._end, near.long(), shares)
+
+    def _read_out(self, texts: Texts, rows: Tensor, embed: Embed) -> Tensor:
+        """What the decoder makes of the features of texts, (N, C), as tokens, (N, C, L)."""
+        import torch.nn.functional as F
+
+        from .method.search import greedy
+
+        if texts.read_out is not None:
+            read = texts.read_out[rows, : self._most].long()
+            return F.pad(read, (0, self._most - read.shape[2]), value=self._end)
         read, _ = greedy(
             self._decoder,
-            embed(nearest),
+            embed(texts.support[rows]),
             end=self._end,
             max_length=self._most,
             repetition=self._repetition,
         )
-        captions = torch.cat([written, read.view(*nearest.shape[:2], -1)], dim=1)
-        shares = (cosines / texts.temperature).softmax(dim=1)
-        return captions, texts.consensus.agreement(captions, self._end, near.long(), shares)
+        return read.view(*rows.shape, -1)
 
     def _cosines(self, texts: Sequence[str], images: Tensor) -> Tensor:
         """The cosine of each text to its photo's feature, (N, T), T texts a photo."""

@@ -24,8 +24,9 @@ CHANGES: dict[str, tuple[float, ...]] = {
     "temperature": (0.012, 0.016, 0.022, 0.027, 0.033),
     "repetition": (0.0, 0.5, 1.0, 1.5),
     "length_penalty": (0.7, 1.0, 1.3, 1.6),
-    "rerank": (0.0, 1.0, 2.0, 3.0, 5.0),
-    "beam": (3, 5, 8),
+    "rerank": (0.0, 0.5, 1.0, 2.0),
+    "consensus": (0, 100, 300, 1000),
+    "beam": (3, 5, 8, 12),
 }
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from diffusion import SCHEDULE, build_unet, text_encoder
 from image_decoder import build_autoencoder
 from safetensors.torch import load_file
@@ -22,19 +22,15 @@ def load_average(model: nn.Module, checkpoint: Path) -> nn.Module:
     return model.eval()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the caches")
-    parser.add_argument("--folder", type=Path, required=True, help="where the model is written")
-    args = parser.parse_args()
-    tokenizer = CLIPTokenizer.from_pretrained(args.out / "tokenizer")
-    encoder = text_encoder(load_file(args.out / "text_tower.safetensors"), len(tokenizer))
-    autoencoder: AutoencoderKL = load_average(build_autoencoder(), args.out / "decoder.ckpt")
-    pipeline = StableDiffusionPipeline(
-        vae=autoencoder.half(),
+def build_pipeline(out: Path) -> StableDiffusionPipeline:
+    """The pipeline of two finished trainings."""
+    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
+    encoder = text_encoder(load_file(out / "text_tower.safetensors"), len(tokenizer))
+    return StableDiffusionPipeline(
+        vae=build_autoencoder(),
         text_encoder=encoder.half(),
         tokenizer=tokenizer,
-        unet=load_average(build_unet(), args.out / "diffusion.ckpt").half(),
+        unet=load_average(build_unet(), out / "diffusion.ckpt").half(),
         scheduler=DPMSolverMultistepScheduler(
             **SCHEDULE, timestep_spacing="trailing", steps_offset=1
         ),
@@ -42,8 +38,21 @@ def main() -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the caches")
+    parser.add_argument("--folder", type=Path, required=True, help="where the model is written")
+    parser.add_argument("--start", type=Path, help="a folder of which all but the decoder is taken")
+    args = parser.parse_args()
+    if args.start:
+        pipeline = StableDiffusionPipeline.from_pretrained(args.start, dtype=torch.float16)
+    else:
+        pipeline = build_pipeline(args.out)
+    pipeline.vae = load_average(build_autoencoder(), args.out / "decoder.ckpt").half()
     pipeline.save_pretrained(args.folder)
-    save_tokenizer(tokenizer, args.folder / "tokenizer")
+    save_tokenizer(pipeline.tokenizer, args.folder / "tokenizer")
     config = args.folder / "text_encoder" / "config.json"
     # Stored in float16; computed in float32 unless a caller asks otherwise.
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2))

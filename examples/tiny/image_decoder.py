@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import coco128, flickr8k
+from data import coco, coco128, flickr8k
 from diffusers import AutoencoderKL
 from latents import (
     CHANNELS,
@@ -108,16 +108,19 @@ class Trainer:
 
 def load_pairs(data: Path, out: Path, clip: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Latents, uint8 images and features of the training photos, then of their mirror images."""
-    paths = [p.path for p in flickr8k(data, "train") + coco128(data, "train")]
+    first = flickr8k(data, "train") + coco128(data, "train")
+    paths = [p.path for p in first + coco(data, "train")]
+    groups = ("train", "coco_train", "coco")
     plain, mirrored = (
-        np.concatenate([np.load(out / f"{group}{kind}.npy") for group in ("train", "coco_train")])
+        np.concatenate([np.load(out / f"{group}{kind}.npy") for group in groups])
         for kind in ("", "_mirrored")
     )
     pixels, head = small_images(paths), PhotoHead(clip)
     features = [features_of_maps(head, maps) for maps in (plain, mirrored)]
     target = out / "latent_space.safetensors"
     if not target.exists():
-        LatentSpace.fit(plain, features[0]).save(target)
+        # Of the photos that it has been of from the first, so that it is that of earlier weights.
+        LatentSpace.fit(plain[: len(first)], features[0][: len(first)]).save(target)
     space = LatentSpace.load(target)
     views = zip((plain, mirrored), features, (pixels, pixels.flip(-1)), strict=True)
     latents = [encode_photos(space, *view) for view in views]
@@ -127,10 +130,17 @@ def load_pairs(data: Path, out: Path, clip: Path) -> tuple[Tensor, Tensor, Tenso
 def main() -> None:
     parser = training_parser(__doc__, minutes=45.0, batch=16, rate=1e-3)
     parser.add_argument("--clip", type=Path, required=True, help="folder of the dual encoder")
+    parser.add_argument("--start", type=Path, help="an autoencoder's folder to begin from")
     args = parser.parse_args()
     latents, pixels, features = load_pairs(args.data, args.out, args.clip)
     trainer, budget = Trainer(args.clip, args.device), Budget(args.minutes)
+    if args.start:
+        weights = AutoencoderKL.from_pretrained(args.start).float().state_dict()
+        for model in (trainer.model, trainer.average):
+            model.load_state_dict(weights)
     parts = {name: getattr(trainer, name) for name in ("model", "average", "optimizer")}
+    # Weights to begin from know the colours.
+    ahead = COLOURS_FIRST if args.start else 0
     for step in Checkpoint(args.out / "decoder.ckpt", parts, args.device).steps(budget):
         set_rate(trainer.optimizer, args.rate * budget.rate(step, 20, 0.3))
         size = SEEN_AT[step % len(SEEN_AT)]
@@ -138,7 +148,11 @@ def main() -> None:
         rows = torch.randint(len(latents), (args.batch * SEEN_AT[0] ** 2 // size**2,))
         images = normalise(pixels[rows]).to(args.device, memory_format=torch.channels_last)
         losses = trainer.train_step(
-            step, latents[rows].to(args.device), images, features[rows].to(args.device), size
+            step + ahead,
+            latents[rows].to(args.device),
+            images,
+            features[rows].to(args.device),
+            size,
         )
         if step % 20 < 2:
             words = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())

@@ -215,11 +215,6 @@ def measure_detector(data: Path, folder: Path, caches: Path, device: str) -> Non
         print("  student, by the teacher's names", f1(student > threshold, teacher > TEACHER_SCORE))
 
 
-def dev_prompts(data: Path, count: int) -> list[str]:
-    """One caption of each of the first dev photos."""
-    return [photo.captions[0] for photo in flickr8k(data, "dev")[:count]]
-
-
 def generate(
     pipeline: DiffusionPipeline, prompts: list[str], args: argparse.Namespace
 ) -> list[Image.Image]:
@@ -263,7 +258,8 @@ def measure_text_to_image(args: argparse.Namespace, device: str) -> None:
     pipeline = DiffusionPipeline.from_pretrained(args.text_to_image).to(device)
     pipeline.set_progress_bar_config(disable=True)
     encoder = DualEncoder(args.clip, device)
-    prompts = dev_prompts(args.data, 1000)
+    group = {"flickr8k": flickr8k, "coco": coco}[args.prompts](args.data, "dev")
+    prompts = [photo.captions[0] for photo in group]
     start = time.perf_counter()
     images = generate(pipeline, prompts[: args.count], args)
     seconds = (time.perf_counter() - start) / len(images)
@@ -271,7 +267,7 @@ def measure_text_to_image(args: argparse.Namespace, device: str) -> None:
     print(f"{seconds:.2f} s each")
     texts = encoder.texts(prompts)
     show_recall("image to prompt", encoder.images(images), texts)
-    photos = read_images([photo.path for photo in flickr8k(args.data, "dev")[: len(images)]])
+    photos = read_images([photo.path for photo in group[: len(images)]])
     show_recall("the real photos", encoder.images(photos), texts)
     small = [photo.resize((64, 64), Image.Resampling.BICUBIC) for photo in photos]
     show_recall("the real photos at 64x64", encoder.images(small), texts)
@@ -289,6 +285,9 @@ def main() -> None:
     parser.add_argument("--text-to-image", type=Path, default=preset / "text_to_image")
     parser.add_argument("--caches", type=Path, help="for the detector: the teacher's labels")
     parser.add_argument("--count", type=int, default=1000, help="images to generate")
+    parser.add_argument(
+        "--prompts", choices=["flickr8k", "coco"], default="flickr8k", help="whose dev captions"
+    )
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--batch", type=int, default=50)

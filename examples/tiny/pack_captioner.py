@@ -11,12 +11,14 @@ import h5py
 import numpy as np
 import torch
 
+from syntic_cli import Captioner
 from syntic_cli.artifacts.reading import Artifact
 from syntic_cli.artifacts.writing import HDF5_VERSION, write_artifact
 from syntic_cli.models.clip import load_clip
 from syntic_cli.models.identity import identity
+from syntic_cli.presets import load_preset, resolve
 from syntic_cli.schema import STAGES
-from syntic_cli.settings import EncodeSettings
+from syntic_cli.settings import CaptionSettings, EncodeSettings
 
 KEPT = ("decoder_config", "projection_temperature", "projection", "best_epoch")
 LARGEST = 127
@@ -75,6 +77,7 @@ def write_compressed(source: h5py.File, target: h5py.File, scales: dict[str, np.
             chunks=item.chunks,
             compression="gzip",
             compression_opts=9,
+            shuffle=item.dtype.kind in "iuf",
             fletcher32=item.fletcher32,
         )
         if name in scales:
@@ -83,6 +86,23 @@ def write_compressed(source: h5py.File, target: h5py.File, scales: dict[str, np.
     source.visititems(copy)
     for name, value in source.attrs.items():
         target.attrs[name] = value
+
+
+def read_out(captioner: Path) -> np.ndarray:
+    """What a captioner makes of the feature of each text of its support set, (S, L) tokens."""
+    settings = resolve(CaptionSettings, load_preset("tiny"))
+    wording = Captioner.load(captioner, settings=settings)._wording
+    texts, embed = wording._texts, wording._decoder.embed_prefix
+    assert texts is not None
+    pieces = torch.arange(len(texts.support)).split(1024)
+    with torch.no_grad():
+        read = [
+            wording._read_out(texts, rows[:, None], lambda features: embed(features[:, 0]))
+            for rows in pieces
+        ]
+    tokens = torch.cat(read)[:, 0].numpy()
+    longest = int((tokens != wording._end).sum(axis=1).max()) + 1
+    return tokens[:, :longest].astype(np.uint16)
 
 
 def main() -> None:
@@ -95,7 +115,7 @@ def main() -> None:
     with Artifact(arguments.captioner, "train") as artifact:
         stored = [name for name in STAGES["train"].columns if name in artifact]
         columns = {name: artifact.column(name) for name in stored}
-        # Nothing at run time reads the texts themselves, which would be 2 MB.
+        # Nothing at run time reads the texts themselves, whose n-grams are counted.
         columns["support_captions"] = [""] * len(columns["support_captions"])
         columns["support"], scales["support"] = in_levels(np.asarray(columns["support"]))
         decoder = artifact.group("decoder")
@@ -103,7 +123,8 @@ def main() -> None:
             if values.ndim == 2:
                 decoder[name], scales[f"decoder/{name}"] = in_bytes(values)
         groups = {"decoder": decoder}
-        groups |= {name: artifact.group(name) for name in ("history", "repetition", "calibration")}
+        others = ("history", "repetition", "consensus", "calibration")
+        groups |= {name: artifact.group(name) for name in others}
         attributes = {name: artifact.attributes[name] for name in KEPT}
         # Where its inputs lay says nothing on another machine.
         inputs = {
@@ -116,12 +137,20 @@ def main() -> None:
         recipe = replace(artifact.recipe, inputs=inputs, models=models)
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "captioner.h5"
-            write_artifact(whole, recipe, columns, groups=groups, attributes=attributes)
-            with (
-                h5py.File(whole) as source,
-                h5py.File(arguments.output, "w", libver=HDF5_VERSION) as target,
-            ):
-                write_compressed(source, target, scales)
+
+            def write() -> None:
+                write_artifact(whole, recipe, columns, groups=groups, attributes=attributes)
+                with (
+                    h5py.File(whole) as source,
+                    h5py.File(arguments.output, "w", libver=HDF5_VERSION) as target,
+                ):
+                    write_compressed(source, target, scales)
+                whole.unlink()
+
+            write()
+            # By the packed decoder, so that they are what it would write.
+            groups["read_out"] = {"tokens": read_out(arguments.output)}
+            write()
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.1f} MB")
 
 

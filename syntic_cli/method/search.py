@@ -186,7 +186,8 @@ def token_log_probabilities(decoder: Decoder, prefix: Tensor, captions: Tensor, 
     """
     ended = captions == end
     there = ended.cumsum(dim=1) - ended.long() == 0
-    hidden = decoder.hidden(prefix, captions[:, :-1])[there]
+    longest = int(there.sum(dim=1).max())
+    hidden = decoder.hidden(prefix, captions[:, : longest - 1])[there[:, :longest]]
     own = -F.cross_entropy(decoder.head(hidden).float(), captions[there], reduction="none")
     return own.new_zeros(captions.shape).masked_scatter(there, own)
 
