@@ -47,6 +47,7 @@ def save(rows: Sequence[Row], options: Options, folder: Path) -> None:
     kept = [Row(**old) for old in earlier if old["benchmark"] not in ran]
     every = sorted([*kept, *rows], key=lambda row: row.benchmark)
     document = {**about, "rows": [asdict(row) for row in every]}
+    folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     head = f"Machine: {about['machine']}; {options.threads} thread(s), device {options.device}.\n\n"
     if folder == HERE:
