@@ -146,10 +146,12 @@ class Wording:
         from .method.neighbours import k_nearest
 
         cosines, near = k_nearest(images, texts.support, self._settings.consensus)
-        read = self._read_out(texts, near[:, :READ_OUT].long(), embed)
+        # A feature that is not finite has no neighbours (-1); its caption is refused later.
+        near = near.long().clamp(min=0)
+        read = self._read_out(texts, near[:, :READ_OUT], embed)
         captions = torch.cat([written, read], dim=1)
         shares = (cosines / texts.temperature).softmax(dim=1)
-        return captions, texts.consensus.agreement(captions, self._end, near.long(), shares)
+        return captions, texts.consensus.agreement(captions, self._end, near, shares)
 
     def _read_out(self, texts: Texts, rows: Tensor, embed: Embed) -> Tensor:
         """What the decoder makes of the features of texts, (N, C), as tokens, (N, C, L)."""

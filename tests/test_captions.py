@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from syntic_cli import Captioner
@@ -301,8 +302,6 @@ class TestModels:
 
 class TestConsensus:
     def test_takes_the_caption_that_agrees_best(self, finished: Path, photos: list[Path]) -> None:
-        import torch
-
         from syntic_cli.method.consensus import learn_consensus
         from syntic_cli.tokenizer import encode_captions, from_bytes
 
@@ -372,6 +371,24 @@ class TestConsensus:
         message = refused(run_cli(*command))
         assert "keeps no texts of a support set" in message
         assert "give --support features.h5, or --consensus 0" in message
+
+    def test_a_photo_whose_feature_is_not_finite_fails_alone(
+        self, finished: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asking = Captioner.load(
+            finished / "captioner.h5", settings=CaptionSettings(consensus=20), openvino=False
+        )
+        usual = asking.caption(photos)
+        features = asking._features
+
+        def broken(pixels: torch.Tensor) -> torch.Tensor:
+            found = features(pixels)
+            return torch.where(pixels.float().amin(dim=(1, 2, 3))[:, None] > 0.9, torch.nan, found)
+
+        monkeypatch.setattr(asking, "_features", broken)
+        found = asking.caption(photos)
+        assert ["not finite" in row.error for row in found] == [False, False, False, True, False]
+        assert [*found[:3], found[4]] == [*usual[:3], usual[4]]
 
     def test_needs_a_support_set(
         self, finished: Path, photos: list[Path], run_cli: RunCli, tmp_path: Path
