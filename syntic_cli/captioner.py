@@ -29,7 +29,7 @@ from .passes import READERS, Mapper, Waits, compute_rows, cut_batches, read_ahea
 from .photos import preparing, read_photo
 from .presets import SHIPPED, SHIPPED_PRESET, load_preset, resolve
 from .settings import CLIPRE, DECODER, CaptionSettings, DetectSettings, EncodeSettings
-from .wording import SIGNALS, Texts, Wording, Written
+from .wording import KEPT_AT, SIGNALS, Texts, Wording, Written
 
 if TYPE_CHECKING:
     import torch
@@ -215,7 +215,8 @@ class Captioner:
         agreeing = None
         if agrees and keys is not None:
             consensus = _load_consensus(artifact, texts, tokenizer, where)
-            read_out = None if support is not None else _load_read_out(artifact, where)
+            fits = support is None and settings.repetition == KEPT_AT
+            read_out = _load_read_out(artifact, where) if fits else None
             agreeing = Texts(keys, consensus, temperature, read_out)
         wording = Wording(
             decoder,

@@ -27,6 +27,8 @@ BEGINNING = 4
 # So many of the nearest texts have their features read out by the decoder, as captions to choose
 # from beside the beam's.
 READ_OUT = 8
+# What is kept of them in a captioner was written at this weight of `repetition`.
+KEPT_AT = 1.0
 
 # From C features p for each of N photos, (N, C, d), to their prefixes [p; a], (N · C, P, width).
 Embed = Callable[["Tensor"], "Tensor"]

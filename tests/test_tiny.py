@@ -241,3 +241,6 @@ def test_what_is_kept_of_the_texts_is_what_the_decoder_makes_of_them() -> None:
     same = (wording._read_out(kept, rows, embed) == made).all(dim=-1)
     # A rounding may turn two words that are likely alike.
     assert same.sum() >= 38
+    other = Captioner.load(settings=replace(settings, repetition=0.5))._wording
+    assert other._texts is not None
+    assert other._texts.read_out is None

@@ -19,6 +19,7 @@ from syntic_cli.models.identity import identity
 from syntic_cli.presets import load_preset, resolve
 from syntic_cli.schema import STAGES
 from syntic_cli.settings import CaptionSettings, EncodeSettings
+from syntic_cli.wording import KEPT_AT
 
 KEPT = ("decoder_config", "projection_temperature", "projection", "best_epoch")
 LARGEST = 127
@@ -90,7 +91,7 @@ def write_compressed(source: h5py.File, target: h5py.File, scales: dict[str, np.
 
 def read_out(captioner: Path) -> np.ndarray:
     """What a captioner makes of the feature of each text of its support set, (S, L) tokens."""
-    settings = resolve(CaptionSettings, load_preset("tiny"))
+    settings = replace(resolve(CaptionSettings, load_preset("tiny")), repetition=KEPT_AT)
     wording = Captioner.load(captioner, settings=settings)._wording
     texts, embed = wording._texts, wording._decoder.embed_prefix
     assert texts is not None
