@@ -31,3 +31,8 @@ def family(process: int) -> set[int]:
         new = {pid for pid, _ in children(new)} - found
         found |= new
     return found
+
+
+def names(processes: set[int]) -> set[str]:
+    """What the programs of those of them that still run are called, without folder and options."""
+    return {Path(found.split()[0]).name for found in map(title, processes) if found}

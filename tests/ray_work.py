@@ -33,12 +33,16 @@ BATCH_SIZE = 4
 
 @dataclass(frozen=True)
 class Waiting:
-    """Rows that take so many seconds and have images of so many bytes; each batch is logged."""
+    """Rows that take so many seconds and have images of so many bytes; each batch is logged.
+
+    A batch that has been logged waits for the gate, where there is one.
+    """
 
     seconds: float = 0.0
     poison: tuple[int, ...] = ()
     image_bytes: int = 10
     log: Path | None = None
+    gate: Path | None = None
     title: ClassVar[str] = "synthesize"
     unit: ClassVar[str] = "rows"
 
@@ -62,6 +66,8 @@ class Waiting:
         if self.log is not None:
             with self.log.open("a") as log:
                 log.write(f"{os.getpid()} {rows[0]} {rows[-1] + 1} {time.time()}\n")
+        while self.gate is not None and not self.gate.exists():
+            time.sleep(0.01)
         return list(rows)
 
     def _pack(self, first: int, results: Sequence[Any]) -> Mapping[str, Values]:

@@ -27,10 +27,10 @@ from syntic_cli.settings import Run
 
 from . import faults, ray_work
 from .conftest import RunCli
-from .processes import children, family, title
+from .processes import children, family, names, title
 from .ray_work import NODE, Waiting, batches
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds within which Ray must be gone, and an address found dead.
 GONE = DEAD = 10.0
@@ -176,11 +176,21 @@ def meanwhile(act: Callable[[threading.Event], None]) -> Iterator[None]:
 
 def until(holds: Callable[[], Any], ended: threading.Event | None = None) -> Any:
     """Wait for something to hold; what it was, or None where the pass ended before."""
-    for _ in range(6000):
+    last = time.monotonic() + 240
+    while time.monotonic() < last:
         if (found := holds()) or (ended and ended.is_set()):
             return found
         time.sleep(0.01)
     raise AssertionError("it did not happen")
+
+
+@contextmanager
+def opened_at_last(gate: Path) -> Iterator[None]:
+    """Let the rows go on when the block has ended, be it in failure."""
+    try:
+        yield
+    finally:
+        gate.touch()
 
 
 def same_as_local(path: Path, rows: int, work: Waiting) -> bool:
@@ -268,19 +278,24 @@ class TestWorkers:
     def test_nodes_leave_and_join(
         self, cluster: Cluster, tmp_path: Path, said: io.StringIO
     ) -> None:
-        log, path = tmp_path / "log", tmp_path / "made.h5"
+        log, path, gate = tmp_path / "log", tmp_path / "made.h5", tmp_path / "gate"
+
+        def workers() -> int:
+            return len({pid for pid, _, _ in batches(log)})
 
         # Ray starts nodes in the main thread only.
         with ThreadPoolExecutor(1) as thread:
-            work = Waiting(0.02, log=log)
-            made = thread.submit(ray_work.make, path, 1200, work, cluster.run())
-            until(lambda: len({pid for pid, _, _ in batches(log)}) == 2)
-            cluster.remove(cluster.nodes[0])
-            cluster.add()
+            work = Waiting(log=log, gate=gate)
+            made = thread.submit(ray_work.make, path, 400, work, cluster.run())
+            with opened_at_last(gate):
+                until(lambda: workers() == 2)
+                cluster.remove(cluster.nodes[0])
+                cluster.add()
+                until(lambda: workers() == 3)
             made.result()
         assert "lost a worker" in said.getvalue()
-        assert len({pid for pid, _, _ in batches(log)}) == 3
-        assert same_as_local(path, 1200, Waiting())
+        assert workers() == 3
+        assert same_as_local(path, 400, Waiting())
 
     def test_odd_nodes_are_left_out(
         self, cluster: Cluster, tmp_path: Path, said: io.StringIO
@@ -292,13 +307,16 @@ class TestWorkers:
         (tmp_path / "sitecustomize.py").write_text("import syntic_cli\n")
         # The first to be ready decides what all compute in: let it be an ordinary one.
         odd = ["lacks the model", "computes in float16", "dies"]
+        log, path, gate = tmp_path / "log", tmp_path / "made.h5", tmp_path / "gate"
 
         with ThreadPoolExecutor(1) as thread:
-            work = Waiting(0.02, log=tmp_path / "log")
-            made = thread.submit(ray_work.make, tmp_path / "made.h5", 1600, work, cluster.run())
-            until(lambda: batches(tmp_path / "log"))
-            nodes = [cluster.add(**{NODE: what}) for what in odd]
-            nodes.append(cluster.add(PYTHONPATH=str(tmp_path)))
+            work = Waiting(log=log, gate=gate)
+            made = thread.submit(ray_work.make, path, 400, work, cluster.run())
+            with opened_at_last(gate):
+                until(lambda: batches(log))
+                nodes = [cluster.add(**{NODE: what}) for what in odd]
+                nodes.append(cluster.add(PYTHONPATH=str(tmp_path)))
+                until(lambda: said.getvalue().count("is left out") == len(nodes))
             made.result()
             for node in nodes:
                 cluster.remove(node)
@@ -311,7 +329,7 @@ class TestWorkers:
         ):
             assert told.count(f"{socket.gethostname()} is left out: {reason}") == 1, told
         assert "Traceback" not in told
-        assert same_as_local(tmp_path / "made.h5", 1600, Waiting())
+        assert same_as_local(path, 400, Waiting())
 
     @pytest.mark.parametrize("alone", ["lacks the model", "dies"])
     def test_it_is_an_error_where_none_is_left(
@@ -338,13 +356,13 @@ class TestDrivers:
         command = [str(path), str(rows), "0.01", str(log)]
         driver = self.start(command)
         until(lambda: len(batches(log)) >= 80 or driver.poll() is not None)
+        # A worker is called by what it does, and does nothing while it waits for rows.
+        at_work = {"raylet", "ray::Worker.columns"}
+        until(lambda: at_work <= names(family(driver.pid)) or driver.poll() is not None)
         ray_processes = family(driver.pid) - {driver.pid}
         if number == signal.SIGKILL:
             # Ray's agents, which hold nothing, look for their dead head for a minute.
             ray_processes = {pid for pid in ray_processes if "Agent" not in title(pid)}
-        assert {"raylet", "ray::Worker.columns"} <= {
-            Path(title(pid).split()[0]).name for pid in ray_processes
-        }
         os.kill(driver.pid, number)
         began = time.monotonic()
         code = driver.wait(GONE)
