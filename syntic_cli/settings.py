@@ -358,6 +358,8 @@ class CaptionSettings:
     consensus is how many of the support set's nearest texts are asked: of the beam's captions, and
     of what the decoder makes of the very nearest texts, the one is taken that agrees best with them
     (Devlin et al., 2015), by CIDEr and with equation 3's weights; 0 is the paper's method.
+    evidence is the weight there of how many of these texts have a caption's words. shorten lets a
+    caption end earlier, as texts do, where it is then better by so much.
     mirror averages a photo's feature with that of its mirror image.
 
     decoding lets others speak in the place of the trained decoder, for comparison; of the captioner
@@ -385,6 +387,20 @@ class CaptionSettings:
             up_to(10_000, least=0),
         ),
     ] = 0
+    evidence: Annotated[
+        float,
+        Option(
+            "With --consensus, weight of how many of these texts have the caption's words.",
+            NOT_NEGATIVE,
+        ),
+    ] = 0.0
+    shorten: Annotated[
+        float | None,
+        Option(
+            "With --consensus, end a caption earlier where that is better by so much; else never.",
+            NOT_NEGATIVE,
+        ),
+    ] = None
     mirror: Annotated[
         bool, Option("Look at each photo mirrored, too.", names=("--mirror/--no-mirror",))
     ] = False

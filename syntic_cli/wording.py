@@ -26,7 +26,9 @@ SIGNALS = ("log_probability", "beginning", "cosine", "agreement")
 BEGINNING = 4
 # So many of the nearest texts have their features read out by the decoder, as captions to choose
 # from beside the beam's.
-READ_OUT = 8
+READ_OUT = 32
+# So many of the best captions may end earlier, where this share of all ends in the same token.
+SHORTENED, ALIKE = 4, 0.9
 # What is kept of them in a captioner was written at this weight of `repetition`.
 KEPT_AT = 1.0
 
@@ -76,6 +78,8 @@ class Wording:
         self._settings, self._repetition, self._texts = settings, repetition, texts
         self._end = end_token(tokenizer)
         self._most = min(settings.max_length, decoder.config.max_length)
+        # What the decoder has made of texts, (S, L) tokens; -1 of those it has not read yet.
+        self._known: Tensor | None = None
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -113,8 +117,7 @@ class Wording:
         )
         tokens, ranks, agreement = found.tokens, found.ranks, None
         if self._texts is not None:
-            tokens, agreement = self._agreeing(self._texts, found.tokens, embed, images)
-            ranks = agreement
+            tokens, agreement, ranks = self._agreeing(self._texts, found.tokens, embed, images)
         cosines = None
         if self._settings.rerank and tokens.shape[1] > 1:
             texts = decode_captions(self._tokenizer, tokens.flatten(0, 1).cpu().numpy())
@@ -141,37 +144,79 @@ class Wording:
 
     def _agreeing(
         self, texts: Texts, written: Tensor, embed: Embed, images: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Captions, (N, B, L), and those read out, in one tensor; and the agreement of each."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Captions, (N, B, L), and those read out or shortened, in one tensor; the agreement of
+        each, and what it ranks by."""
         import torch
 
         from .method.neighbours import k_nearest
+
+        settings, consensus = self._settings, texts.consensus
 
         cosines, near = k_nearest(images, texts.support, self._settings.consensus)
         # A feature that is not finite has no neighbours (-1); its caption is refused later.
         near = near.long().clamp(min=0)
         read = self._read_out(texts, near[:, :READ_OUT], embed)
         captions = torch.cat([written, read], dim=1)
-        shares = (cosines / texts.temperature).softmax(dim=1)
-        return captions, texts.consensus.agreement(captions, self._end, near, shares)
+        sayings = consensus.ask(near, (cosines / texts.temperature).softmax(dim=1))
+        agreement, evidence = consensus.judge(captions, self._end, sayings)
+        ranks = agreement + settings.evidence * evidence
+        if settings.shorten is None:
+            return captions, agreement, ranks
+        best = ranks.topk(min(SHORTENED, ranks.shape[1]), dim=1).indices
+        closing = self._closing(captions)
+        chosen = captions.take_along_dim(best[..., None], dim=1)
+        shorter = consensus.shorten(chosen, self._end, closing)
+        if not shorter.shape[1]:
+            return captions, agreement, ranks
+        also, evidence = consensus.judge(shorter, self._end, sayings)
+        worth = also + settings.evidence * evidence - settings.shorten
+        worth = worth.masked_fill(shorter[..., 0] == self._end, -torch.inf)
+        return (
+            torch.cat([captions, shorter], dim=1),
+            torch.cat([agreement, also], dim=1),
+            torch.cat([ranks, worth], dim=1),
+        )
+
+    def _closing(self, captions: Tensor) -> Tensor:
+        """The token in which captions, (N, B, L), end, (N,); -1 where they end differently."""
+        lengths = ((captions == self._end).cumsum(dim=2) == 0).sum(dim=2, keepdim=True)
+        last = captions.gather(2, (lengths - 1).clamp(min=0)).squeeze(2)
+        usual = last.mode(dim=1, keepdim=True).values
+        alike = (last == usual).float().mean(dim=1) >= ALIKE
+        return usual.squeeze(1).where(alike, -1)
 
     def _read_out(self, texts: Texts, rows: Tensor, embed: Embed) -> Tensor:
         """What the decoder makes of the features of texts, (N, C), as tokens, (N, C, L)."""
+        import torch
         import torch.nn.functional as F
-
-        from .method.search import greedy
 
         if texts.read_out is not None:
             read = texts.read_out[rows, : self._most].long()
             return F.pad(read, (0, self._most - read.shape[2]), value=self._end)
-        read, _ = greedy(
+        if self._decoder.config.objects:
+            return self._greedy(embed(texts.support[rows])).view(*rows.shape, -1)
+        # A decoder that sees nothing of the photo beside it makes the same of a text each time.
+        if self._known is None:
+            shape = (len(texts.support), self._most)
+            self._known = torch.full(shape, -1, dtype=torch.int32, device=rows.device)
+        new = rows[self._known[rows, 0] < 0].unique()
+        if len(new):
+            read = self._greedy(self._decoder.embed_prefix(texts.support[new]))
+            self._known[new] = read.int()
+        return self._known[rows].long()
+
+    def _greedy(self, prefix: Tensor) -> Tensor:
+        from .method.search import greedy
+
+        tokens, _ = greedy(
             self._decoder,
-            embed(texts.support[rows]),
+            prefix,
             end=self._end,
             max_length=self._most,
             repetition=self._repetition,
         )
-        return read.view(*rows.shape, -1)
+        return tokens
 
     def _cosines(self, texts: Sequence[str], images: Tensor) -> Tensor:
         """The cosine of each text to its photo's feature, (N, T), T texts a photo."""

@@ -122,7 +122,7 @@ class TestCaptioner:
         for rerank, consensus in ((0.0, 0), (2.0, 0), (0.0, 5), (0.5, 5)):
             captioner = Captioner.load(
                 finished / "captioner.h5",
-                settings=settings(rerank=rerank, consensus=consensus),
+                settings=settings(rerank=rerank, consensus=consensus, shorten=0.0),
                 openvino=False,
             )
             plain = captioner.caption(photos)

@@ -313,7 +313,9 @@ class TestConsensus:
         consensus = learn_consensus(*encode_captions(tokenizer, texts, 100)[:2])
         usual = CaptionSettings(beam=3, max_length=12)
         asking = Captioner.load(
-            finished / "captioner.h5", settings=replace(usual, consensus=20), openvino=False
+            finished / "captioner.h5",
+            settings=replace(usual, consensus=20, evidence=0.5),
+            openvino=False,
         )
         plain = Captioner.load(finished / "captioner.h5", settings=usual, openvino=False)
         chosen, signals = asking.caption_with_signals(photos)
@@ -331,16 +333,51 @@ class TestConsensus:
             for place, caption in enumerate((one, other)):
                 ids = tokenizer.encode(caption.caption).ids
                 tokens[0, place, : len(ids)] = ids
-            agreement = consensus.agreement(
-                torch.from_numpy(tokens),
-                tokens[0, 0, -1],
+            sayings = consensus.ask(
                 torch.from_numpy(near)[None],
                 torch.from_numpy(shares / shares.sum()).float()[None],
-            )[0].tolist()
-            assert found[3] == pytest.approx(agreement[0], abs=1e-3)
-            assert agreement[0] >= agreement[1] - 1e-4
+            )
+            agreement, evidence = consensus.judge(
+                torch.from_numpy(tokens), tokens[0, 0, -1], sayings
+            )
+            assert found[3] == pytest.approx(agreement[0, 0].item(), abs=1e-3)
+            ranks = (agreement + 0.5 * evidence)[0].tolist()
+            assert ranks[0] >= ranks[1] - 1e-4
             different += one.caption != other.caption
         assert different
+
+    def test_a_decoder_that_sees_texts_alone_reads_each_once(
+        self,
+        finished: Path,
+        photos: list[Path],
+        run_cli: RunCli,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        from syntic_cli.method import search
+
+        captioner = tmp_path / "plain.h5"
+        made = run_cli("train", "--no-objects", "-w", finished, "-o", captioner)
+        assert made.exit_code == 0, made.stderr
+        read = []
+
+        def counting(decoder: Any, prefix: torch.Tensor, **options: Any) -> Any:
+            read.append(len(prefix))
+            return greedy(decoder, prefix, **options)
+
+        greedy = search.greedy
+        monkeypatch.setattr(search, "greedy", counting)
+        settings = CaptionSettings(beam=2, max_length=12, consensus=5)
+        asking = Captioner.load(captioner, settings=settings)
+        first = asking.caption(photos)
+        with Artifact(captioner) as artifact:
+            texts = len(artifact.numbers("support"))
+        assert 0 < sum(read) <= min(texts, 5 * len(photos))
+        assert asking.caption(photos) == first
+        assert sum(read) <= min(texts, 5 * len(photos))
+        again = sum(read)
+        asking.caption(photos)
+        assert sum(read) == again
 
     def test_asks_the_texts_of_another_support_set(
         self, run: Path, finished: Path, photos: list[Path], run_cli: RunCli
@@ -375,9 +412,8 @@ class TestConsensus:
     def test_a_photo_whose_feature_is_not_finite_fails_alone(
         self, finished: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        asking = Captioner.load(
-            finished / "captioner.h5", settings=CaptionSettings(consensus=20), openvino=False
-        )
+        settings = CaptionSettings(consensus=20, evidence=0.5, shorten=0.0)
+        asking = Captioner.load(finished / "captioner.h5", settings=settings, openvino=False)
         usual = asking.caption(photos)
         features = asking._features
 

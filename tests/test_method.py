@@ -429,7 +429,22 @@ class TestConsensus:
             for text in texts
         )
 
-    def test_is_the_mean_cider_to_the_nearest_texts(self) -> None:
+    def evidence(
+        self, caption: list[int], near: list[list[int]], shares: list[float], texts: list[list[int]]
+    ) -> float:
+        """Mean log share of the texts that have a token, the rarer the more it weighs."""
+        total = weights = 0.0
+        for token in set(caption):
+            there = self.spread((token,), texts)
+            rarity = np.log(len(texts) / max(1, there))
+            often = sum(w * text.count(token) for text, w in zip(near, shares, strict=True))
+            total += rarity * np.log(min(1, max(1e-3, often)))
+            weights += rarity
+        return total / weights if weights else np.log(1e-3)
+
+    def test_is_the_mean_cider_to_the_nearest_texts_and_the_share_of_those_with_its_words(
+        self,
+    ) -> None:
         random = np.random.default_rng(0)
         texts = [random.integers(0, 6, size=random.integers(1, 9)).tolist() for _ in range(60)]
         texts[7] = []
@@ -445,7 +460,8 @@ class TestConsensus:
         near = torch.from_numpy(random.permutation(60)[:40].reshape(2, 20))
         near[0, 0] = 3
         shares = torch.rand(2, 20).softmax(dim=1)
-        found = consensus.agreement(torch.from_numpy(padded), self.END, near, shares)
+        sayings = consensus.ask(near, shares)
+        found, evidence = consensus.judge(torch.from_numpy(padded), self.END, sayings)
         wanted = [
             [
                 sum(
@@ -458,12 +474,70 @@ class TestConsensus:
         ]
         assert np.allclose(found.numpy(), wanted, atol=0.01)
         assert found[0, 0] > found[0, 2]
+        wanted = [
+            [
+                self.evidence(caption, [texts[row] for row in rows], each, texts)
+                for caption in captions[photo]
+            ]
+            for photo, (rows, each) in enumerate(zip(near.tolist(), shares.tolist(), strict=True))
+        ]
+        assert np.allclose(evidence.numpy(), wanted, atol=1e-4)
+        assert evidence[0, 1] > evidence[1, 0] > evidence[1, 1]
 
     def test_of_texts_that_have_nothing_in_common_there_is_none(self) -> None:
         consensus = learn_consensus(np.arange(6, dtype=np.int32), np.array([0, 2, 4, 6]))
         captions = torch.tensor([[[0, 1, 9], [9, 9, 9]]])
         near, shares = torch.tensor([[0, 1, 2]]), torch.full((1, 3), 1 / 3)
-        assert consensus.agreement(captions, 9, near, shares).tolist() == [[0.0, 0.0]]
+        agreement, evidence = consensus.judge(captions, 9, consensus.ask(near, shares))
+        assert agreement.tolist() == [[0.0, 0.0]]
+        assert np.allclose(evidence, np.log(1e-3))
+        long = torch.tensor([[[0, 1, 2, 3, 4, 5, 5, 9]]])
+        assert consensus.shorten(long, 9, torch.tensor([5])).shape == (1, 0, 8)
+
+    def closes(self, tokens: list[int], stop: int, texts: list[list[int]]) -> bool:
+        """Whether a twentieth of the texts that have the tokens end there, and three at least."""
+        ends = self.spread((*tokens, stop), texts)
+        return ends >= FEWEST_TEXTS and ends >= self.spread(tuple(tokens), texts) / 20
+
+    def test_captions_end_where_texts_do(self) -> None:
+        stop, other = 8, 7
+        random = np.random.default_rng(1)
+        bodies = [random.integers(0, 3, size=random.integers(2, 20)).tolist() for _ in range(600)]
+        # Hardly any text ends in token 2.
+        unusual = [body[-1] == 2 and random.random() < 0.8 for body in bodies]
+        texts = [[*body, *[0] * odd, stop] for body, odd in zip(bodies, unusual, strict=True)]
+        offsets = np.cumsum([0, *map(len, texts)])
+        consensus = learn_consensus(np.concatenate(texts).astype(np.int32), offsets)
+        captions = [
+            [random.integers(0, 3, size=length).tolist() for length in (12, 9, 4, 1, 0)]
+            for _ in range(3)
+        ]
+        for photo, last in zip(captions, (stop, stop, other), strict=True):
+            for caption in photo:
+                caption.append(last)
+        captions[1][0][-1] = other
+        padded = np.full((3, 5, 14), self.END)
+        for photo, row in enumerate(captions):
+            for place, caption in enumerate(row):
+                padded[photo, place, : len(caption)] = caption
+        closing = torch.tensor([stop, stop, -1])
+        made = consensus.shorten(torch.from_numpy(padded), self.END, closing)
+        found = [
+            [[token for token in one if token != self.END] for one in photo]
+            for photo in made.tolist()
+        ]
+        wanted = [
+            [
+                [*caption[:kept], stop]
+                for caption in row
+                for kept in range(ORDERS, len(caption) - 1)
+                if caption[-1] == mark and self.closes(caption[kept - 3 : kept], stop, texts)
+            ]
+            for row, mark in zip(captions, closing.tolist(), strict=True)
+        ]
+        assert [[one for one in photo if one] for photo in found] == wanted
+        assert len(wanted[0]) < 12 - ORDERS + 9 - ORDERS
+        assert len(found[0]) == max(map(len, wanted)) > len(wanted[1]) > 0 == len(wanted[2])
 
 
 def make_repetition_of(costs: torch.Tensor, families: dict[int, list[int]]) -> Repetition:

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -223,6 +224,25 @@ def test_captions_of_real_photos_are_about_them(name: str, least: float) -> None
         [caption.caption for caption in found], [references[name] for name in names], ["CIDEr"]
     )
     assert scores.corpus["CIDEr"] > least
+
+
+def test_captions_are_shortened_where_that_is_better(photos: list[Path]) -> None:
+    usual = resolve(CaptionSettings, load_preset("tiny"))
+
+    def agreeing(shorten: float | None) -> tuple[list[str], np.ndarray]:
+        settings = replace(usual, evidence=0.0, shorten=shorten)
+        found, signals = Captioner.load(settings=settings).caption_with_signals(photos)
+        return [row.caption for row in found], signals[:, 3]
+
+    plain, before = agreeing(None)
+    assert agreeing(10.0)[0] == plain
+    found, after = agreeing(0.0)
+    assert (after >= before - 1e-4).all()
+    changed = [place for place, one in enumerate(found) if one != plain[place]]
+    assert changed
+    for place in changed:
+        assert after[place] > before[place]
+        assert found[place].endswith(".")
 
 
 def test_what_is_kept_of_the_texts_is_what_the_decoder_makes_of_them() -> None:

@@ -3,8 +3,12 @@
 What most of the nearest texts say is true more often than what the decoder finds most likely
 (Devlin et al., "Exploring nearest neighbor approaches for image captioning", 2015). Agreement is
 CIDEr (Vedantam et al., CVPR 2015): the cosine of two texts' n-grams, those that few texts have
-weighing more, by the mean of the orders 1 to 4. The n-grams are of tokens, so that no language is
-different; of the support set they are counted once, and its texts are not needed again.
+weighing more, by the mean of the orders 1 to 4. It forgives a caption a word that no other text
+has, if the rest is as they say; evidence does not: it is the logarithm of how many of the nearest
+texts have a word, by the mean of the caption's words, where rare ones weigh more, too.
+
+The n-grams are of tokens, so that no language is different; of the support set they are counted
+once, and its texts are not needed again.
 """
 
 from __future__ import annotations
@@ -22,7 +26,24 @@ ORDERS = 4
 # N-grams of fewer texts are in hardly any caption; they count in the length of a text's vector.
 FEWEST_TEXTS = 3
 SHORTEST = 1e-3
+# A caption may end behind tokens where this share of the texts that have them does.
+CLOSE = 0.05
+# The share of the nearest texts that is taken to have a token that none of them has.
+LEAST_SHARE = 1e-3
 _MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)
+
+
+@dataclass(frozen=True)
+class Sayings:
+    """What the texts say that are nearest to each of N photos.
+
+    grams: their n-grams, as photo · G + row of the support set's G n-grams, rising. strengths: the
+    mean weight of each in these texts. often: how often it is in one of them, on average.
+    """
+
+    grams: Tensor
+    strengths: Tensor
+    often: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,57 +62,99 @@ class Consensus:
     offsets: Tensor
     lengths: Tensor
 
-    def agreement(self, captions: Tensor, end: int, near: Tensor, shares: Tensor) -> Tensor:
-        """The mean CIDEr of captions to the texts that are nearest to their photo.
+    def ask(self, near: Tensor, shares: Tensor) -> Sayings:
+        """What the texts say that are nearest to each photo.
 
         Args:
-            captions: tokens of B captions for each of N photos, (N, B, L).
-            end: the token that ends a caption.
             near: rows of the support set, (N, K).
-            shares: of each of these in the mean, (N, K), with a sum of 1.
-
-        Returns:
-            (N, B), 0 to 10.
+            shares: of each of these in a mean, (N, K), with a sum of 1.
         """
-        photos, each, _ = captions.shape
-        said, strength = self._sayings(near, shares)
-        if not len(said):
-            return shares.new_zeros(photos, each)
-        text, gram, value = self._vectors(captions.flatten(0, 1), end)
-        wanted = text // each * len(self.hashes) + gram
-        place = torch.searchsorted(said, wanted).clamp(max=len(said) - 1)
-        value = torch.where((gram >= 0) & (said[place] == wanted), value * strength[place], 0)
-        scores = value.new_zeros(photos * each).index_add_(0, text, value)
-        return (10 / ORDERS * scores).view(photos, each)
-
-    def _sayings(self, near: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """The n-grams of the texts near each photo, as photo · G + gram, and their mean weights."""
         rows = near.flatten()
         counts = self.offsets[rows + 1] - self.offsets[rows]
         text = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
         before = self.offsets[rows] - counts.cumsum(0) + counts
         grams = self.grams[torch.arange(len(text), device=rows.device) + before[text]].long()
+        share = shares.flatten()[text]
         values = self.rarity[grams] / self.lengths[rows[text], self.order[grams].long()].float()
         said, which = (text // near.shape[1] * len(self.hashes) + grams).unique(return_inverse=True)
-        strength = values.new_zeros(len(said)).index_add_(0, which, values * shares.flatten()[text])
-        return said, strength
+        strengths, often = values.new_zeros(2, len(said))
+        strengths.index_add_(0, which, values * share)
+        return Sayings(said, strengths, often.index_add_(0, which, share))
 
-    def _vectors(self, captions: Tensor, end: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The n-grams of captions, (M, L): caption, row of `hashes` (-1: none) and weight of each,
-        so that those of one order and caption have a length of 1."""
+    def judge(self, captions: Tensor, end: int, sayings: Sayings) -> tuple[Tensor, Tensor]:
+        """How far the texts that are nearest to their photo bear captions out.
+
+        Args:
+            captions: tokens of B captions for each of N photos, (N, B, L).
+            end: the token that ends a caption.
+            sayings: of these texts.
+
+        Returns:
+            Agreement, the mean CIDEr to these texts, (N, B), 0 to 10; and evidence, the mean of
+            log(share of these texts that have a token), (N, B), -7 to 0.
+        """
+        photos, each, _ = captions.shape
+        agreement, evidence, weight = sayings.strengths.new_zeros(3, photos * each)
+        for order, (text, row, value, rarity) in enumerate(self._ngrams(captions, end)):
+            place, said = _find(text // each * len(self.hashes) + row, sayings.grams)
+            said &= row >= 0
+            agreement.index_add_(0, text[said], value[said] * sayings.strengths[place[said]])
+            if order == 0:
+                share = torch.full_like(rarity, LEAST_SHARE)
+                share[said] = sayings.often[place[said]].clamp(LEAST_SHARE, 1)
+                evidence.index_add_(0, text, rarity * share.log())
+                weight.index_add_(0, text, rarity)
+        evidence = torch.where(weight > 0, evidence / weight, math.log(LEAST_SHARE))
+        return (10 / ORDERS * agreement).view(photos, each), evidence.view(photos, each)
+
+    def shorten(self, captions: Tensor, end: int, closing: Tensor) -> Tensor:
+        """Beginnings of captions, closed where the support set's texts close.
+
+        Args:
+            captions: tokens of B captions for each of N photos, (N, B, L).
+            end: the token that ends a caption.
+            closing: the token that closes the captions of each photo, a full stop for instance,
+                (N,); -1: none does, and there are no beginnings.
+
+        Returns:
+            (N, C, L), each of at least `ORDERS` tokens and the closing one; where a photo has fewer
+            than C, the others are empty.
+        """
+        count = ((captions == end).cumsum(dim=2) == 0).sum(dim=2, keepdim=True)
+        last = captions.gather(2, (count - 1).clamp(min=0))
+        hashes = torch.zeros_like(captions[..., ORDERS - 2 :])
+        for back in range(ORDERS - 1):
+            hashes = _hash_on(hashes, captions[..., back : back + hashes.shape[2]])
+        before, _ = _find(hashes, self.hashes)
+        closed, known = _find(_hash_on(hashes, last), self.hashes)
+        ends = (self.rarity[before[known]] - self.rarity[closed[known]]).exp() >= CLOSE
+        known = F.pad(known.masked_scatter(known, ends), (ORDERS - 1, 0))
+        # So many tokens stay.
+        positions = torch.arange(captions.shape[2], device=captions.device)
+        can = known[..., : len(positions)] & (positions >= ORDERS) & (positions + 1 < count)
+        photo, caption, kept = (can & (last == closing[:, None, None])).nonzero(as_tuple=True)
+        each = photo.bincount(minlength=len(captions))
+        place = torch.arange(len(photo), device=photo.device) - (each.cumsum(0) - each)[photo]
+        made = captions.new_full((len(captions), int(each.max()), captions.shape[2]), end)
+        made[photo, place] = captions[photo, caption].where(positions < kept[:, None], end)
+        made[photo, place, kept] = last[photo, caption, 0]
+        return made
+
+    def _ngrams(self, captions: Tensor, end: int) -> Iterator[tuple[Tensor, ...]]:
+        """The n-grams of captions, (N, B, L), an order at a time: caption, row of `hashes` (-1:
+        none), weight, so that those of a caption have a length of 1, and rarity of each."""
+        captions = captions.flatten(0, 1)
         there = (captions == end).cumsum(dim=1) == 0
         offsets = F.pad(there.sum(dim=1).cumsum(0), (1, 0))
         # What no text has is as rare as can be.
         rarest = math.log(len(self.offsets) - 1)
-        found = []
         for text, which, times, distinct in _count_ngrams(captions[there], offsets):
-            row = torch.searchsorted(self.hashes, distinct).clamp(max=len(self.hashes) - 1)
-            known = self.hashes[row] == distinct
-            weights = times * torch.where(known, self.rarity[row], rarest)[which]
+            row, known = _find(distinct, self.hashes)
+            rarity = torch.full_like(distinct, rarest, dtype=self.rarity.dtype)
+            rarity[known] = self.rarity[row[known]]
+            weights = times * rarity[which]
             weights = weights / _lengths(text, weights, len(captions))[text]
-            found.append((text, torch.where(known, row, -1)[which], weights))
-        text, row, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return text, row, weights
+            yield text, torch.where(known, row, -1)[which], weights, rarity[which]
 
 
 def learn_consensus(tokens: np.ndarray, offsets: np.ndarray) -> Consensus:
@@ -146,11 +209,24 @@ def _count_ngrams(
         # An n-gram goes on from the shorter one that begins where it does.
         there = first + order < offsets[1:][text]
         text, first, hashes = text[there], first[there], hashes[there]
-        hashes = ((hashes ^ (hashes >> 32)) + tokens[first + order] + 1) * _MULTIPLIER
+        hashes = _hash_on(hashes, tokens[first + order])
         distinct, which = hashes.unique(return_inverse=True)
         size = max(1, len(distinct))
         pairs, times = (text * size + which).unique(return_counts=True)
         yield pairs // size, pairs % size, times, distinct
+
+
+def _hash_on(hashes: Tensor, tokens: Tensor) -> Tensor:
+    """The hashes of n-grams that go on with a token, by those of the shorter ones (0: of none)."""
+    return ((hashes ^ (hashes >> 32)) + tokens + 1) * _MULTIPLIER
+
+
+def _find(wanted: Tensor, rising: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each value stands among others that rise, and whether it does."""
+    place = torch.searchsorted(rising, wanted)
+    inside = place < len(rising)
+    place = torch.where(inside, place, 0)
+    return place, inside & (rising[place] == wanted) if len(rising) else inside
 
 
 def _lengths(text: Tensor, weights: Tensor, texts: int) -> Tensor:

@@ -191,7 +191,10 @@ def _chosen(settings: CaptionSettings) -> dict[str, Any]:
     if settings.decoding == DECODER:
         del chosen["decoding"]
     if not settings.consensus:
+        chosen.pop("shorten", None)
         del chosen["consensus"]
+    if not (settings.consensus and settings.evidence):
+        del chosen["evidence"]
     return chosen
 
 
