@@ -359,7 +359,8 @@ class CaptionSettings:
     of what the decoder makes of the very nearest texts, the one is taken that agrees best with them
     (Devlin et al., 2015), by CIDEr and with equation 3's weights; 0 is the paper's method.
     evidence is the weight there of how many of these texts have a caption's words. shorten lets a
-    caption end earlier, as texts do, where it is then better by so much.
+    caption end earlier, as texts do, where agreement and evidence are then better by so much, which
+    they cannot be by 20.
     mirror averages a photo's feature with that of its mirror image.
 
     decoding lets others speak in the place of the trained decoder, for comparison; of the captioner
@@ -397,7 +398,7 @@ class CaptionSettings:
     shorten: Annotated[
         float | None,
         Option(
-            "With --consensus, end a caption earlier where that is better by so much; else never.",
+            "With --consensus, end a caption earlier where that is better by so much; 20: never.",
             NOT_NEGATIVE,
         ),
     ] = None
