@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 SIGNALS = ("log_probability", "beginning", "cosine", "agreement")
 BEGINNING = 4
 # So many of the nearest texts have their features read out by the decoder, as captions to choose
-# from beside the beam's.
-READ_OUT = 32
+# from beside the beam's; fewer by one that sees tags of the photo, too, and reads them each time.
+READ_OUT, READ_EACH_TIME = 32, 8
 # So many of the best captions may end earlier, where this share of all ends in the same token.
 SHORTENED, ALIKE = 4, 0.9
 # What is kept of them in a captioner was written at this weight of `repetition`.
@@ -156,7 +156,8 @@ class Wording:
         cosines, near = k_nearest(images, texts.support, self._settings.consensus)
         # A feature that is not finite has no neighbours (-1); its caption is refused later.
         near = near.long().clamp(min=0)
-        read = self._read_out(texts, near[:, :READ_OUT], embed)
+        count = READ_EACH_TIME if self._decoder.config.objects else READ_OUT
+        read = self._read_out(texts, near[:, :count], embed)
         captions = torch.cat([written, read], dim=1)
         sayings = consensus.ask(near, (cosines / texts.temperature).softmax(dim=1))
         agreement, evidence = consensus.judge(captions, self._end, sayings)
