@@ -152,8 +152,7 @@ class Wording:
         from .method.neighbours import k_nearest
 
         settings, consensus = self._settings, texts.consensus
-
-        cosines, near = k_nearest(images, texts.support, self._settings.consensus)
+        cosines, near = k_nearest(images, texts.support, settings.consensus)
         # A feature that is not finite has no neighbours (-1); its caption is refused later.
         near = near.long().clamp(min=0)
         count = READ_EACH_TIME if self._decoder.config.objects else READ_OUT

@@ -7,6 +7,8 @@ import io
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -49,33 +51,37 @@ def _retrieving(photos: Sequence[Path], folder: Path, options: Options) -> list[
     encoder = load_clip(EncodeSettings(clip), torch.device("cpu"), torch.float32)
     # Of the others it does not matter whether they are the texts' own.
     features[:TEXTS] = encoder.encode_texts(texts[:TEXTS]).numpy()
-    for path, rows in ((few, TEXTS), (support, count)):
+    for path, kept in ((few, TEXTS), (support, count)):
         with h5py.File(path, "w") as file:
             file.attrs["model"] = clip
-            file["image_features"] = file["text_features"] = features[:rows]
-            file["captions"] = texts[:rows]
+            file["image_features"] = file["text_features"] = features[:kept]
+            file["captions"] = texts[:kept]
     here = ["-w", str(folder / "train"), "--preset", "tiny", "-q"]
     _syntic("project", "--features", few, "--support", support, *here)
     with_texts, without = (folder / f"{name}.h5" for name in ("with", "without"))
     for path, more in ((without, []), (with_texts, ["--retrieve", RETRIEVED])):
         given = ["--no-objects", "--epochs", 1, "--support", support, "-o", path]
         _syntic("train", *given, *more, *here)
-    settings = resolve(CaptionSettings, load_preset("tiny"))
-    models = {
-        path: Captioner.load(path, settings=settings, device=options.device)
-        for path in (with_texts, without)
-    }
-    times = interleave(
-        {
-            "ours": lambda: models[with_texts].caption(photos),
-            "without": lambda: models[without].caption(photos),
-        },
-        options,
-        wall=True,
-    )
-    what = f"{RETRIEVED} of {count:,} texts retrieved for each of {len(photos):,} photos"
-    amounts = {"ours": len(photos), "without": len(photos)}
-    return compare("caption", what, "photos/s", times, amounts, targets={"without": 0.9})
+    rows = []
+    usual = resolve(CaptionSettings, load_preset("tiny"))
+    # Under a consensus a decoder reads some texts out, which one with tags does for each photo.
+    for consensus in (0, usual.consensus):
+        settings = replace(usual, consensus=consensus)
+        ours, alone = (
+            Captioner.load(path, settings=settings, device=options.device)
+            for path in (with_texts, without)
+        )
+        times = interleave(
+            {"ours": partial(ours.caption, photos), "without": partial(alone.caption, photos)},
+            options,
+            wall=True,
+        )
+        what = f"{RETRIEVED} of {count:,} texts retrieved for each of {len(photos):,} photos"
+        what += f", a consensus of {consensus}" if consensus else ""
+        amounts = {"ours": len(photos), "without": len(photos)}
+        targets = {} if consensus else {"without": 0.9}
+        rows += compare("caption", what, "photos/s", times, amounts, targets=targets)
+    return rows
 
 
 def _texts(count: int) -> list[str]:
