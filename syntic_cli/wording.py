@@ -180,8 +180,9 @@ class Wording:
 
     def _closing(self, captions: Tensor) -> Tensor:
         """The token in which captions, (N, B, L), end, (N,); -1 where they end differently."""
-        lengths = ((captions == self._end).cumsum(dim=2) == 0).sum(dim=2, keepdim=True)
-        last = captions.gather(2, (lengths - 1).clamp(min=0)).squeeze(2)
+        from .method.consensus import last_tokens
+
+        last = last_tokens(captions, self._end)[1].squeeze(2)
         usual = last.mode(dim=1, keepdim=True).values
         alike = (last == usual).float().mean(dim=1) >= ALIKE
         return usual.squeeze(1).where(alike, -1)

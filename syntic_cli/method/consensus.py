@@ -120,8 +120,7 @@ class Consensus:
             (N, C, L), each of at least `ORDERS` tokens and the closing one; where a photo has fewer
             than C, the others are empty.
         """
-        count = ((captions == end).cumsum(dim=2) == 0).sum(dim=2, keepdim=True)
-        last = captions.gather(2, (count - 1).clamp(min=0))
+        count, last = last_tokens(captions, end)
         hashes = torch.zeros_like(captions[..., ORDERS - 2 :])
         for back in range(ORDERS - 1):
             hashes = _hash_on(hashes, captions[..., back : back + hashes.shape[2]])
@@ -155,6 +154,13 @@ class Consensus:
             weights = times * rarity[which]
             weights = weights / _lengths(text, weights, len(captions))[text]
             yield text, torch.where(known, row, -1)[which], weights, rarity[which]
+
+
+def last_tokens(captions: Tensor, end: int) -> tuple[Tensor, Tensor]:
+    """How many tokens captions, (N, B, L), have before their end, and the last of these: both
+    (N, B, 1)."""
+    count = ((captions == end).cumsum(dim=2) == 0).sum(dim=2, keepdim=True)
+    return count, captions.gather(2, (count - 1).clamp(min=0))
 
 
 def learn_consensus(tokens: np.ndarray, offsets: np.ndarray) -> Consensus:
